@@ -1,0 +1,216 @@
+"""The selection problem: which of these pairs of clips are worth compositing (paper, section 4.1).
+
+Axes: B pairs in a state, F features of a clip, L length of a label vector.
+"""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from gymnasium import spaces
+from numpy.typing import NDArray
+
+from envs.settings import EnvSettings
+from envs.trial import ClassifierTrial, Outcome, fresh_head, whole_network
+from l2a_ray.classifier.networks import NetworkSettings, load_network
+from l2a_ray.clips.store import ClipStore
+from l2a_ray.composite import CompositeSettings
+from l2a_ray.errors import StageError
+from l2a_ray.samples import Sample, SampleLoader
+from l2a_ray.selector.network import pair_observation
+from l2a_ray.selector.vectors import ClipVectors
+from l2a_ray.videos.splits import refuse_test_clips
+
+
+class PairSelectionEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.int8]]):
+    """Choose which pairs of clips to composite, so that training on them lowers a classifier's validation loss.
+
+    ## Description
+    Each state is a batch of B candidate pairs (a clip that gives the foreground, a clip that gives the background). The
+    agent says which of them to composite; the classifier takes one SGD step on the composites and is validated.
+
+    ## Action Space
+    `MultiBinary(B)`: 1 composites the pair, 0 leaves it out. All zeros is an honest action: no SGD step is taken.
+
+    ## Observation Space
+    `Box(-inf, inf, (B, 2F + 2L), float32)`, a row a pair:
+
+    | columns           | content                                                       |
+    |-------------------|---------------------------------------------------------------|
+    | 0 to F            | feature of the foreground clip (backbone, before its head)    |
+    | F to F + L        | label vector of the foreground clip (one-hot or name embedding) |
+    | F + L to 2F + L   | feature of the background clip                                |
+    | 2F + L to 2F + 2L | label vector of the background clip                           |
+
+    ## Rewards
+    R = delta - L, in nats: L is the mean cross-entropy over D_val after the step, delta its moving average before the
+    step, delta_t = (S-1)/S delta_(t-1) + 1/S L_t with S = 5. Lower loss is better. (The paper prints Eq. 2 with the
+    opposite sign and Eq. 6 without the second 1/S; both are slips.)
+
+    ## Starting State
+    `reset` restores the classifier's start, sets delta to its validation loss and draws B pairs. The start is the warm
+    start with a new head (`tune="head"`) or the warm start itself (`tune="all"`).
+
+    ## Episode End
+    Truncated after `steps` steps; never terminated.
+
+    ## Information
+    `val_loss`, `val_accuracy`, `baseline` (delta as it entered R), `num_selected`, `seconds_composite`,
+    `seconds_train`, `seconds_validate`.
+
+    ## Arguments
+    - `trial`: the classifier on trial (envs/trial.py).
+    - `vectors`: feature and label vector of each clip.
+    - `foreground_P`, `background_P`: candidate pairs, as rows of `vectors`.
+    - `settings`: EnvSettings.
+
+    `PairSelectionEnv.from_files` builds all four from a run folder. All randomness comes from `reset(seed=...)`.
+
+    ## Version History
+    - v0: first version.
+    """
+
+    metadata = {"render_modes": []}  # noqa: RUF012 (Gymnasium's own form)
+
+    def __init__(
+        self,
+        *,
+        trial: ClassifierTrial,
+        vectors: ClipVectors,
+        foreground_P: NDArray[np.int64],
+        background_P: NDArray[np.int64],
+        settings: EnvSettings,
+    ) -> None:
+        self._trial, self._vectors, self._settings = trial, vectors, settings
+        self._foreground_P, self._background_P = foreground_P, background_P
+        shape = (settings.pairs, 2 * vectors.clips_NFL.shape[1])
+        self.observation_space = spaces.Box(-np.inf, np.inf, shape, np.float32)
+        self.action_space = spaces.MultiBinary(settings.pairs)
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[NDArray[np.float32], dict[str, Any]]:
+        """Restore the classifier's start and draw the first pairs."""
+        super().reset(seed=seed)
+        outcome = self._trial.reset()
+        self._step, self._baseline = 0, outcome.val_loss
+        return self._draw(), self._info(outcome, 0)
+
+    def step(self, action: NDArray[np.int8]) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
+        """Composite the chosen pairs, train and validate the classifier, and draw the next pairs."""
+        chosen = self._state[np.asarray(action, dtype=np.bool_)]
+        ids = self._vectors.ids_N
+        pairs = [Sample(ids[self._foreground_P[i]].decode(), ids[self._background_P[i]].decode()) for i in chosen]
+        outcome = self._trial.step(pairs, self.np_random)
+        reward, info = self._baseline - outcome.val_loss, self._info(outcome, len(pairs))
+        self._baseline = moving_average(self._baseline, outcome.val_loss, self._settings.window)
+        self._step += 1
+        return self._draw(), reward, False, self._step >= self._settings.steps, info
+
+    def _draw(self) -> NDArray[np.float32]:
+        self._state = self.np_random.integers(len(self._foreground_P), size=self._settings.pairs)
+        return pair_observation(
+            self._vectors.clips_NFL, self._foreground_P[self._state], self._background_P[self._state]
+        )
+
+    def _info(self, outcome: Outcome, num_selected: int) -> dict[str, Any]:
+        return asdict(outcome) | {"baseline": self._baseline, "num_selected": num_selected}
+
+    @classmethod
+    def from_files(cls, config: dict[str, Any]) -> "PairSelectionEnv":
+        """Build the environment in whatever process it is to run, from an ``EnvFiles`` in ``config["files"]``."""
+        files: EnvFiles = config["files"]
+        store, vectors = ClipStore(files.store), ClipVectors.load(Path(files.vectors))
+        foreground, background = read_candidates(Path(files.pairs), files.settings.candidates, files.seed)
+        validation = validation_clips(store.index, files.settings.validation_clips, files.seed)
+        test_ids = frozenset(store.rows("test")["id"])
+        refuse_test_clips(validation, test_ids, "D_val")
+        refuse_test_clips({*foreground.tolist(), *background.tolist()}, test_ids, files.pairs)
+        network = load_network(Path(files.warm_start), files.network, len(store.classes))
+        whole = files.settings.tune == "all"
+        body, learner = whole_network(network) if whole else fresh_head(network, len(store.classes))
+        trial = ClassifierTrial(
+            body=body,
+            learner=learner,
+            loader=SampleLoader(store, files.composite, files.crop),
+            validation=validation,
+            settings=files.settings,
+        )
+        return cls(
+            trial=trial,
+            vectors=vectors,
+            foreground_P=vectors.rows(foreground),
+            background_P=vectors.rows(background),
+            settings=files.settings,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnvFiles:
+    """All that is needed to build the environment in another process: paths and settings, nothing heavy."""
+
+    store: str
+    """Folder of the clip store."""
+    pairs: str
+    """Parquet file of the candidate pairs."""
+    vectors: str
+    """Safetensors file of the clip vectors."""
+    warm_start: str
+    """Safetensors file of the classifier's weights at the warm start."""
+    network: NetworkSettings
+    """Network of the classifier."""
+    composite: CompositeSettings
+    """How pairs are composited and labelled."""
+    crop: int
+    """Side of the classifier's square input in pixels."""
+    settings: EnvSettings
+    """Settings of the environment itself."""
+    seed: int
+    """Seed of what is drawn once: candidates and validation clips, when there are more than fit."""
+
+
+def moving_average(delta: float, loss: float, window: int) -> float:
+    """Return delta_t = (S-1)/S delta_(t-1) + 1/S L_t (paper, Eq. 6, with the 1/S that it lacks)."""
+    return (window - 1) / window * delta + loss / window
+
+
+def read_candidates(path: Path, most: int, seed: int) -> tuple[NDArray[np.str_], NDArray[np.str_]]:
+    """Read at most ``most`` candidate pairs, drawn evenly without replacement, one row group in memory at a time.
+
+    Returns:
+        Clip ids of the foregrounds and of the backgrounds, in the table's order.
+    """
+    with pq.ParquetFile(path) as file:
+        total = file.metadata.num_rows
+        if total == 0:
+            raise StageError(f"{path}: there is no candidate pair. Check match.min_foreground and the masks")
+        rows = np.arange(total)
+        if total > most:
+            rows = np.sort(np.random.default_rng(seed).choice(total, most, replace=False))
+        parts, start = [], 0
+        for group in range(file.num_row_groups):
+            table = file.read_row_group(group, columns=["foreground", "background"])
+            mine = rows[(rows >= start) & (rows < start + table.num_rows)] - start
+            parts.append(table.take(pa.array(mine)))
+            start += table.num_rows
+    pairs = pa.concat_tables(parts)
+    return pairs["foreground"].to_numpy().astype(np.str_), pairs["background"].to_numpy().astype(np.str_)
+
+
+def validation_clips(index: pd.DataFrame, most: int, seed: int) -> list[str]:
+    """Return ids of at most ``most`` clips of D_val, drawn so that the classes are as even as they can be.
+
+    Raises:
+        StageError: there is no validation clip.
+    """
+    rows = index[index["split"] == "val"].sample(frac=1.0, random_state=seed)
+    if rows.empty:
+        raise StageError("no validation clip could be prepared. See failed.parquet, or raise data.val_fraction")
+    turn = rows.groupby("class_name").cumcount()
+    chosen: list[str] = rows["id"][turn.sort_values(kind="stable").index[:most]].tolist()
+    return sorted(chosen)

@@ -1,0 +1,43 @@
+"""Settings of the environment; apart from the code so that reading them loads no PyTorch."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from l2a_ray.errors import SettingError
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnvSettings:
+    """Settings of the environment."""
+
+    pairs: int = 64
+    """Pairs B in a state (ours; DVRL 2000, opendataval 32)."""
+    steps: int = 1
+    """Steps N of an episode, after which the classifier starts anew (paper: 1; above 1 is an ablation)."""
+    window: int = 5
+    """Window S of the moving baseline, in steps (paper, section 4.1)."""
+    tune: Literal["head", "all"] = "head"
+    """What the classifier's SGD step changes. `head`: a new linear head on the warm start's frozen features; `all`: all
+    weights, from the warm start (paper). Ours: one step of all weights drowns what a pair is worth in the directions
+    that the loss is steepest in, see docs/train-selector.md."""
+    learning_rate: float = 1.0
+    """Of the classifier's SGD step; features of a `head` have length 1 (ours; for `all`, 0.01 to 0.1)."""
+    momentum: float = 0.0
+    """Of the classifier's SGD step (ours: without it a step's reward is owed to that step's pairs alone)."""
+    weight_decay: float = 0.0
+    """Of the classifier's SGD step (ours: a single step needs none)."""
+    validation_clips: int = 512
+    """At most this many clips of D_val, classes evenly drawn, are validated on at each step (ours)."""
+    candidates: int = 100_000
+    """At most this many candidate pairs, drawn evenly, are held in memory to draw states from (ours)."""
+
+    def __post_init__(self) -> None:
+        for name in ("pairs", "steps", "window", "validation_clips", "candidates"):
+            if getattr(self, name) < 1:
+                raise SettingError(f"env.{name}", getattr(self, name), "must be at least 1")
+        if not self.learning_rate > 0:
+            raise SettingError("env.learning_rate", self.learning_rate, "must be positive")
+        if not 0 <= self.momentum < 1:
+            raise SettingError("env.momentum", self.momentum, "must be in [0, 1)")
+        if self.weight_decay < 0:
+            raise SettingError("env.weight_decay", self.weight_decay, "must not be negative")

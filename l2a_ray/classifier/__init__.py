@@ -1,0 +1,1 @@
+"""The action classifier: networks, the pure training step, its data feed, Ray Train around them, and evaluation."""

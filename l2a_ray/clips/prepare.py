@@ -1,0 +1,209 @@
+"""Prepare: decode, segment and inpaint every video once, in parallel, and keep the result in the clip store.
+
+Segmentation and inpainting depend on one video, never on a pair (paper, section 6 names paying them per pair as its main
+weakness), so their cost is linear in the number of videos.
+"""
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import ray
+from tqdm import tqdm
+
+from l2a_ray.clips.store import (
+    FAILED_COLUMNS,
+    INDEX_DTYPES,
+    ClipStore,
+    StoredClip,
+    read_metadata,
+    write_clip,
+    write_index,
+)
+from l2a_ray.errors import DatasetError, L2AError, StageError, StorageError, VideoError
+from l2a_ray.files import write_json
+from l2a_ray.inpaint import InpaintSettings, inpaint
+from l2a_ray.segment import SegmentSettings, build_segmenter
+from l2a_ray.segment.base import Segmenter
+from l2a_ray.videos.catalog import Catalog, Video
+from l2a_ray.videos.decode import DecodeSettings, decode
+
+logger = logging.getLogger(__name__)
+Row = dict[str, Any]
+VIDEOS_A_BLOCK = 8
+METADATA = tuple(name for name in INDEX_DTYPES if name not in Video.__dataclass_fields__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrepareSettings:
+    """What the clips in a store are made with. A store holds clips of one such setting only."""
+
+    decode: DecodeSettings = field(default_factory=DecodeSettings)
+    segment: SegmentSettings = field(default_factory=SegmentSettings)
+    inpaint: InpaintSettings = field(default_factory=InpaintSettings)
+
+
+def prepare(catalog: Catalog, settings: PrepareSettings, root: Path) -> ClipStore:
+    """Fill the clip store at ``root`` with what is missing and write its index.
+
+    Clips that are there already are kept as they are; videos that changed on disk since are done again.
+
+    Raises:
+        StageError: the store was made with other settings.
+        StorageError: the store cannot be written.
+        DatasetError: not one video of a class could be used for training.
+    """
+    data = root / "data"
+    build_segmenter(settings.segment)  # its complaints (a missing folder, say) belong before any work
+    _claim(data, settings)
+    known = _known(root)
+    done = {video.id: row for video in catalog.videos if (row := _finished(data, video, known)) is not None}
+    todo = [video for video in catalog.videos if video.id not in done]
+    logger.info("prepare: %d videos, %d already done", len(catalog.videos), len(done))
+    failed: list[Row] = []
+    with tqdm(total=len(catalog.videos), initial=len(done), desc="prepare", unit="clip") as bar:
+        for row in _stream(todo, settings, data):
+            if "cause" in row:
+                failed.append(row)
+                bar.write(f"not used: {row['path']}: {row['cause']}")
+                bar.set_postfix(failed=len(failed))
+            else:
+                done[row["id"]] = row
+            bar.update()
+    index = pd.DataFrame([done[key] for key in sorted(done)], columns=list(INDEX_DTYPES)).astype(INDEX_DTYPES)
+    failures = pd.DataFrame(failed, columns=list(FAILED_COLUMNS)).sort_values("id", ignore_index=True)
+    write_index(root, data.name, catalog.classes, index, failures)
+    _refuse_empty_classes(catalog, index)
+    return ClipStore(root)
+
+
+def _claim(data: Path, settings: PrepareSettings) -> None:
+    """Record the settings that the clips are made with, or refuse other ones."""
+    record, wanted = data / "settings.json", json.loads(json.dumps(asdict(settings)))
+    if not record.is_file():
+        write_json(record, wanted)
+        return
+    found = json.loads(record.read_text(encoding="utf-8"))
+    different = [key for key in sorted(wanted) if wanted[key] != found.get(key)]
+    if different:
+        key = different[0]
+        raise StageError(
+            f"{data}: its clips were prepared with {key}={found.get(key)}, now {key}={wanted[key]} is asked for. "
+            "Choose another run name, or delete the folder to prepare again"
+        )
+
+
+def _known(root: Path) -> dict[str, Row]:
+    """Return what the index of an earlier run says of each clip; one file is read faster than all clips' headers."""
+    if not (root / "store.json").is_file():
+        return {}
+    index = ClipStore(root).index.astype({"source_size": str, "source_mtime_ns": str})
+    rows = index[list(METADATA)].itertuples(index=False)
+    return {key: dict(zip(METADATA, row, strict=True)) for key, row in zip(index["id"], rows, strict=True)}
+
+
+def _finished(data: Path, video: Video, known: dict[str, Row]) -> Row | None:
+    """Return the index row of a clip that is in the store already and whose video has not changed since."""
+    metadata = known.get(video.id) or read_metadata(data, video.id)
+    if metadata is None or (metadata["source_size"], metadata["source_mtime_ns"]) != _stamp(video.path):
+        return None
+    return asdict(video) | metadata
+
+
+def _stamp(path: str) -> tuple[str, str]:
+    """Return size in bytes and time of change, by which a changed video is noticed without reading it."""
+    try:
+        status = Path(path).stat()
+    except OSError:
+        return "-1", "-1"
+    return str(status.st_size), str(status.st_mtime_ns)
+
+
+def _stream(videos: list[Video], settings: PrepareSettings, data: Path) -> Iterator[Row]:
+    """Prepare videos in parallel; yields a row for each as it is done, in no fixed order."""
+    if not videos:
+        return
+    blocks = -(-len(videos) // VIDEOS_A_BLOCK)
+    rows = ray.data.from_items([asdict(video) for video in videos], override_num_blocks=blocks)
+
+    def work(row: Row) -> Row:
+        # A JSON string a row: clips and failures have different columns, which the blocks of one table may not have.
+        try:
+            made = prepare_or_fail(Video(**row), settings, _segmenter(settings.segment), data)
+        except StorageError as error:  # an exception would reach the driver as text inside another one
+            made = {"fatal": str(error)}
+        return {"row": json.dumps(made)}
+
+    for row in rows.map(work).iter_rows():
+        made = json.loads(row["row"])
+        if "fatal" in made:
+            raise StorageError(made["fatal"])
+        yield made
+
+
+@cache
+def _segmenter(settings: SegmentSettings) -> Segmenter:
+    """Build the segmenter once a worker process, however many clips that process takes."""
+    return build_segmenter(settings)
+
+
+def prepare_or_fail(video: Video, settings: PrepareSettings, segmenter: Segmenter, data: Path) -> Row:
+    """Prepare one video; return its index row, or a row of ``failed.parquet`` that says why it cannot be used.
+
+    Raises:
+        StorageError: the store cannot be written, which no other video would survive either.
+    """
+    try:
+        return prepare_clip(video, settings, segmenter, data)
+    except StorageError:
+        raise
+    except VideoError as error:
+        cause, advice = error.cause, error.advice
+    except (L2AError, ValueError, RuntimeError, OSError) as error:
+        cause, advice = f"{type(error).__name__}: {error}", "Convert the video anew, or leave it out"
+    size, changed = _stamp(video.path)
+    return asdict(video) | {"cause": cause, "advice": advice, "source_size": int(size), "source_mtime_ns": int(changed)}
+
+
+def prepare_clip(video: Video, settings: PrepareSettings, segmenter: Segmenter, data: Path) -> Row:
+    """Decode, segment, inpaint and write one video; return its index row.
+
+    Raises:
+        VideoError: the video cannot be used.
+        StorageError: the store cannot be written.
+    """
+    size, changed = _stamp(video.path)
+    clip = decode(video.path, settings.decode)
+    planes = segmenter(clip).planes()
+    if planes.objects.all():
+        raise VideoError(video.path, "the mask covers every frame, so no background is seen", "Check its masks")
+    background_THWC = inpaint(clip.frames_THWC, planes.objects, settings.inpaint)
+    metadata: Row = {
+        "frame_count": clip.frame_count,
+        "rate": clip.rate,
+        "height": clip.frames_THWC.shape[1],
+        "width": clip.frames_THWC.shape[2],
+        "foreground_ratio": float(planes.objects.mean()),
+        "source_hash": hashlib.blake2b(Path(video.path).read_bytes(), digest_size=16).hexdigest(),
+        "source_size": size,
+        "source_mtime_ns": changed,
+    }
+    stored = StoredClip(frames_THWC=clip.frames_THWC, background_THWC=background_THWC, planes=planes)
+    write_clip(data, video.id, stored, {key: str(value) for key, value in metadata.items()})
+    return asdict(video) | metadata
+
+
+def _refuse_empty_classes(catalog: Catalog, index: pd.DataFrame) -> None:
+    trained: Iterable[str] = set(index.loc[index["split"] == "train", "class_name"])
+    empty = [name for name in catalog.classes if name not in trained]
+    if empty:
+        raise DatasetError(
+            f"no usable training video for class {', '.join(map(repr, empty))}: see failed.parquet for the causes, "
+            "mend the videos or leave the class out by data.labels"
+        )

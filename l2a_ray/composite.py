@@ -1,0 +1,116 @@
+"""Compositing: a foreground's actor pasted on another clip's clean background, and the label of the result.
+
+Everything costly (segmentation, inpainting) was done once a video by ``prepare``; a composite is one masked copy.
+
+Axes: B clips in a batch, T time, H height, W width, C channel (RGB), L classes.
+"""
+
+import math
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from l2a_ray.errors import SettingError
+
+Mask = NDArray[np.bool_] | NDArray[np.uint8]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompositeSettings:
+    """How pairs are composited and labelled."""
+
+    alpha: float = 4.0
+    """Exponent of Eq. 8, no unit: the larger, the more a small actor weighs in the label. Origin: the paper, 4.2."""
+
+    mix_labels: bool = True
+    """Mix both labels by Eq. 7; false: the foreground's label alone. Origin: the paper, 4.2 (false: 5.2)."""
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.alpha) and self.alpha > 0):
+            raise SettingError("composite.alpha", self.alpha, "must be a positive number")
+
+
+def composite(
+    frames_BTHWC: NDArray[np.uint8], masks_BTHW: Mask, backgrounds_BTHWC: NDArray[np.uint8]
+) -> NDArray[np.uint8]:
+    """Paste the masked pixels of the foregrounds on the backgrounds: V~ = V_f * M_f + V'_b * (1 - M_f), Eq. 1.
+
+    Args:
+        frames_BTHWC: foreground clips, RGB in [0, 255]; a single clip is B = 1.
+        masks_BTHW: the foregrounds' masks, bool or 0 and 1.
+        backgrounds_BTHWC: clean backgrounds of the frames' shape.
+
+    Returns:
+        The composites, a new array of the frames' shape.
+
+    Raises:
+        ValueError: shapes or types do not fit each other.
+    """
+    if frames_BTHWC.shape != backgrounds_BTHWC.shape or frames_BTHWC.shape != (*masks_BTHW.shape, 3):
+        shapes = f"{frames_BTHWC.shape}, {masks_BTHW.shape}, {backgrounds_BTHWC.shape}"
+        raise ValueError(f"frames, masks and backgrounds must be BTHW3, BTHW, BTHW3, got {shapes}")
+    types = {frames_BTHWC.dtype, backgrounds_BTHWC.dtype, np.dtype(np.uint8)}
+    if len(types) > 1 or masks_BTHW.dtype not in (np.bool_, np.uint8):
+        raise ValueError("frames and backgrounds must be uint8, masks bool or uint8")
+    composites_BTHWC = backgrounds_BTHWC.copy()
+    if composites_BTHWC.size:
+        # To OpenCV the whole batch is one tall image. A binary mask makes Eq. 1 a choice: no arithmetic, no float copy.
+        width = frames_BTHWC.shape[3]
+        mask = masks_BTHW.view(np.uint8).reshape(-1, width)
+        cv2.copyTo(frames_BTHWC.reshape(-1, width, 3), mask, composites_BTHWC.reshape(-1, width, 3))
+    return composites_BTHWC
+
+
+def foreground_ratio(masks_THW: Mask) -> float:
+    """Share of a clip's pixels that its mask covers: gamma = sum(M_f) / (T H W), in [0, 1] (paper, 4.2)."""
+    return float(np.count_nonzero(masks_THW) / masks_THW.size)
+
+
+def label_weight(gamma: float, alpha: float) -> float:
+    """Weight of the foreground's label: lambda = 1 - (1 - gamma)^alpha, in [0, 1], Eq. 8."""
+    return 1.0 - math.pow(1.0 - gamma, alpha)
+
+
+def mix_labels(
+    foreground_label_L: NDArray[np.float32], background_label_L: NDArray[np.float32], weight: float
+) -> NDArray[np.float32]:
+    """Label of a composite: y~ = lambda y_f + (1 - lambda) y_b, Eq. 7, with ``weight`` as lambda."""
+    mixed_L = weight * foreground_label_L + (1.0 - weight) * background_label_L
+    return mixed_L.astype(np.float32)
+
+
+def place(
+    frames_THWC: NDArray[np.uint8], masks_THW: Mask, height: int, width: int
+) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """Put a foreground on a canvas of the background's size: centred, never rescaled, frames and masks alike.
+
+    Clips share their short side but not their aspect, so one axis is cropped or padded. Padding is black and unmasked.
+
+    Args:
+        frames_THWC: the foreground's frames.
+        masks_THW: the foreground's masks.
+        height: rows of the background.
+        width: columns of the background.
+
+    Returns:
+        Frames uint8 (T, height, width, C) and masks bool (T, height, width).
+    """
+    frame_count, own_height, own_width, channels = frames_THWC.shape
+    if (own_height, own_width) == (height, width):
+        return frames_THWC, masks_THW.astype(np.bool_, copy=False)
+    from_rows, to_rows = _overlap(own_height, height)
+    from_columns, to_columns = _overlap(own_width, width)
+    placed_THWC = np.zeros((frame_count, height, width, channels), dtype=np.uint8)
+    placed_THW = np.zeros((frame_count, height, width), dtype=np.bool_)
+    placed_THWC[:, to_rows, to_columns] = frames_THWC[:, from_rows, from_columns]
+    placed_THW[:, to_rows, to_columns] = masks_THW[:, from_rows, from_columns]
+    return placed_THWC, placed_THW
+
+
+def _overlap(size: int, canvas: int) -> tuple[slice, slice]:
+    """Where a centred axis of ``size`` and its ``canvas`` meet, in the coordinates of either."""
+    length = min(size, canvas)
+    start, canvas_start = (size - length) // 2, (canvas - length) // 2
+    return slice(start, start + length), slice(canvas_start, canvas_start + length)

@@ -1,0 +1,186 @@
+"""Which clips may be composited: class names -> nearest neighbours -> candidate pairs (paper, 3.2).
+
+A foreground of class c1 is paired with backgrounds of one other class alone, so pairs grow linearly with classes.
+
+Axes: L classes, D numbers of an embedding.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from l2a_ray.errors import DatasetError, SettingError
+from l2a_ray.names import EmbeddingSettings, embed_names
+from l2a_ray.videos.splits import refuse_test_clips
+
+Kind = Literal["semantic", "random", "same_class"]
+
+PAIR_SCHEMA = pa.schema(
+    [
+        ("foreground", pa.string()),
+        ("background", pa.string()),
+        ("foreground_label", pa.int32()),
+        ("background_label", pa.int32()),
+    ]
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MatchSettings:
+    """Which pairs are candidates."""
+
+    kind: Kind = "semantic"
+    """The background's class: semantic, the nearest name; random, any other; same_class. Origin: the paper, 3.2."""
+
+    embedding: EmbeddingSettings = field(default_factory=EmbeddingSettings)
+    """Embedding of the class names."""
+
+    min_foreground: float = 0.005
+    """Least share of a clip's pixels under its mask to serve as foreground; below it little is seen. Ours."""
+
+    max_foreground: float = 0.9
+    """Largest share of a clip's pixels under its mask to serve as background; beyond it all is inpainted. Ours."""
+
+    def __post_init__(self) -> None:
+        if self.kind not in get_args(Kind):
+            raise SettingError("match.kind", self.kind, f"must be one of {', '.join(get_args(Kind))}")
+        for name in ("min_foreground", "max_foreground"):
+            value = getattr(self, name)
+            if not 0 <= value <= 1:
+                raise SettingError(f"match.{name}", value, "must be a share in [0, 1]")
+
+
+def nearest_neighbours(embeddings_LD: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Find for each class the other class whose name is nearest by cosine; ties go to the lower label.
+
+    Args:
+        embeddings_LD: unit rows.
+
+    Returns:
+        Labels of the neighbours (L,) and their cosine similarity (L,).
+
+    Raises:
+        DatasetError: there are fewer than two classes.
+    """
+    if len(embeddings_LD) < 2:
+        raise DatasetError("the data set has one class; matching needs two. Add a class, or set match.kind same_class")
+    # Rounded, so that equal names tie on every machine whatever the order of its sums.
+    similarity_LL = np.round(embeddings_LD @ embeddings_LD.T, 6)
+    np.fill_diagonal(similarity_LL, -np.inf)
+    neighbour_L = similarity_LL.argmax(axis=1)
+    return neighbour_L, similarity_LL[np.arange(len(neighbour_L)), neighbour_L].astype(np.float32)
+
+
+def candidate_pairs(
+    index: pd.DataFrame, classes: Sequence[str], settings: MatchSettings, neighbours: NDArray[np.int64], seed: int
+) -> Iterator[pa.Table]:
+    """Pair the training clips, one table for each foreground class in order of its label.
+
+    - semantic: every foreground of a class with every background of its neighbour.
+    - random: as many pairs, the backgrounds drawn uniformly from all other classes.
+    - same_class: every foreground with every other background of its own class.
+
+    Args:
+        index: rows of ``ClipStore.index``; clips outside the training split are left out.
+        classes: class names, position = label.
+        settings: kind and limits.
+        neighbours: label of each class's neighbour (L,).
+        seed: of the random kind.
+
+    Yields:
+        Tables of ``PAIR_SCHEMA``; only one is held at a time.
+
+    Raises:
+        DatasetError: a class has no clip to serve as foreground or background, or one that has itself alone.
+    """
+    train = index[index["split"] == "train"]
+    ids, labels = pa.array(train["id"], pa.string()), train["label"].to_numpy(np.int32)
+    pools = _Pools(train, classes, settings)
+    for label in range(len(classes)):
+        foregrounds = pools.foregrounds(label)
+        backgrounds = pools.backgrounds(label if settings.kind == "same_class" else int(neighbours[label]))
+        first = np.repeat(foregrounds, len(backgrounds))
+        second = np.tile(backgrounds, len(foregrounds))
+        if settings.kind == "random":
+            rng = np.random.default_rng([seed, label])
+            others = pools.other_backgrounds(label)
+            draws = [rng.choice(others, len(backgrounds), replace=False, shuffle=False) for _ in foregrounds]
+            second = np.concatenate(draws)
+        first, second = first[first != second], second[first != second]
+        if first.size == 0:
+            raise DatasetError(f"class {classes[label]!r}: its one usable training clip has no other to be paired with")
+        columns = [ids.take(pa.array(first)), ids.take(pa.array(second)), labels[first], labels[second]]
+        yield pa.table(columns, schema=PAIR_SCHEMA)
+
+
+def match(index: pd.DataFrame, classes: Sequence[str], settings: MatchSettings, seed: int, out: Path) -> None:
+    """Write ``pairs.parquet`` (all candidate pairs) and ``neighbours.parquet`` (class_name, neighbour, similarity).
+
+    Under the random kind the neighbours only say how many pairs are drawn; under same_class each class is its own.
+
+    Args:
+        index: ``ClipStore.index``.
+        classes: class names, position = label.
+        settings: kind, embedding and limits.
+        seed: of the random kind.
+        out: folder to write into.
+
+    Raises:
+        DatasetError: a class has no usable clip, or the embedding does not know its name.
+        LeakError: a clip of a pair is also a test clip.
+    """
+    if settings.kind == "same_class":
+        neighbours, similarity = np.arange(len(classes)), np.ones(len(classes), dtype=np.float32)
+    else:
+        neighbours, similarity = nearest_neighbours(embed_names(classes, settings.embedding))
+    test_ids = frozenset(index.loc[index["split"] == "test", "id"])
+    out.mkdir(parents=True, exist_ok=True)
+    with pq.ParquetWriter(out / "pairs.parquet", PAIR_SCHEMA) as writer:
+        for pairs in candidate_pairs(index, classes, settings, neighbours, seed):
+            for column in ("foreground", "background"):
+                refuse_test_clips(pairs[column].unique().to_pylist(), test_ids, f"the {column}s of candidate pairs")
+            writer.write_table(pairs)
+    names = {"class_name": list(classes), "neighbour": [classes[label] for label in neighbours.tolist()]}
+    pq.write_table(pa.table({**names, "similarity": similarity}), out / "neighbours.parquet")
+
+
+class _Pools:
+    """Positions of the usable training clips of each class."""
+
+    def __init__(self, train: pd.DataFrame, classes: Sequence[str], settings: MatchSettings) -> None:
+        self.classes, self.settings = classes, settings
+        self.labels = train["label"].to_numpy()
+        self.ratios = train["foreground_ratio"].to_numpy()
+
+    def foregrounds(self, label: int) -> NDArray[np.int64]:
+        usable = self.ratios >= self.settings.min_foreground
+        limit = f"cover less than match.min_foreground={self.settings.min_foreground}"
+        return self._usable(label, usable, "foreground", limit)
+
+    def backgrounds(self, label: int) -> NDArray[np.int64]:
+        usable = self.ratios <= self.settings.max_foreground
+        limit = f"cover more than match.max_foreground={self.settings.max_foreground}"
+        return self._usable(label, usable, "background", limit)
+
+    def other_backgrounds(self, label: int) -> NDArray[np.int64]:
+        return np.flatnonzero((self.labels != label) & (self.ratios <= self.settings.max_foreground))
+
+    def _usable(self, label: int, usable: NDArray[np.bool_], role: str, limit: str) -> NDArray[np.int64]:
+        own = self.labels == label
+        name = self.classes[label]
+        if not own.any():
+            raise DatasetError(f"class {name!r} has no training clip left. See failed.parquet for the videos it lost")
+        positions = np.flatnonzero(own & usable)
+        if positions.size == 0:
+            raise DatasetError(
+                f"class {name!r}: none of its {own.sum()} training clips can serve as {role}: "
+                f"all their masks {limit} of the pixels. Use another segmenter, change the limit or drop the class"
+            )
+        return positions

@@ -1,0 +1,131 @@
+"""The run folder: what belongs to a run, which stages are complete, and with which settings they were made."""
+
+import json
+import logging
+import os
+import platform
+import shutil
+import subprocess
+from collections.abc import Callable, Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from l2a_ray.errors import StageError, StorageError
+from l2a_ray.files import write_bytes, write_json
+
+logger = logging.getLogger(__name__)
+RECORD = "stage.json"
+PACKAGES = ("l2a-ray", "ray", "torch", "torchvision", "numpy", "av", "opencv-python-headless", "gymnasium")
+Plain = Mapping[str, Any]
+
+
+class RunFolder:
+    """``runs/<name>/``: the resolved settings, the environment, and one folder a stage.
+
+    A stage writes to ``.<stage>.partial`` and renames it when all is there: a folder that is present is complete.
+
+    Raises:
+        StorageError: the folder cannot be made.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StorageError(
+                f"{path}: the run folder cannot be made ({error.strerror}). Choose another `runs`"
+            ) from error
+
+    def describe(self, settings: Plain, seed: int) -> None:
+        """Write ``config.yaml`` and ``environment.json``, which say how this run was made."""
+        write_bytes(self.path / "config.yaml", yaml.safe_dump(dict(settings), sort_keys=False).encode())
+        write_json(self.path / "environment.json", _environment(seed))
+
+    def folder(self, stage: str) -> Path:
+        """Return the folder of a complete stage.
+
+        Raises:
+            StageError: the stage has not been run.
+        """
+        if not (self.path / stage).is_dir():
+            raise StageError(
+                f"{self.path}: `{stage}` has not been run. Run `l2a {stage}` first, or `l2a run` for all stages"
+            )
+        return self.path / stage
+
+    def stage(self, name: str, settings: Plain, work: Callable[[Path], None], extent: Plain | None = None) -> Path:
+        """Do a stage's work unless it is complete; go on inside it if it was interrupted.
+
+        Args:
+            name: the stage, which is its folder's name too.
+            settings: all that its result depends on; a result made with others is refused, never mixed.
+            work: fills the folder it is given; called again, it does what is missing.
+            extent: what may grow between runs (arms and seeds, say): if it changed, work goes on in the same folder.
+
+        Returns:
+            The complete folder.
+
+        Raises:
+            StageError: what is there was made with other settings.
+        """
+        record = json.loads(json.dumps({"settings": dict(settings), "extent": dict(extent or {})}))
+        complete, partial = self.path / name, self.path / f".{name}.partial"
+        if complete.is_dir():
+            found = self._check(complete, record["settings"])
+            if found["extent"] == record["extent"]:
+                logger.info("%s: complete, nothing to do", name)
+                return complete
+            complete.rename(partial)
+        elif (partial / RECORD).is_file():
+            self._check(partial, record["settings"])
+            logger.info("%s: going on where it stopped", name)
+        write_json(partial / RECORD, record)
+        work(partial)
+        partial.rename(complete)
+        return complete
+
+    def _check(self, folder: Path, settings: Plain) -> dict[str, Any]:
+        """Return a stage's record, or refuse to use it under other settings."""
+        found: dict[str, Any] = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        for key in sorted(settings.keys() | found["settings"].keys()):
+            old, new = found["settings"].get(key), settings.get(key)
+            if old != new:
+                raise StageError(
+                    f"{folder}: made with {key}={old}, now {key}={new} is asked for. Choose another run name (--name), "
+                    "or delete this folder and those of the stages after it to make them again"
+                )
+        return found
+
+
+def flatten(settings: Plain, prefix: str = "") -> dict[str, Any]:
+    """Return nested settings as one level of dotted names."""
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat
+
+
+def _environment(seed: int) -> dict[str, Any]:
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    return {
+        "commit": _commit(),
+        "hardware": {"cpus": os.cpu_count(), "machine": platform.machine(), "memory_gib": round(memory, 1)},
+        "packages": {name: version(name) for name in PACKAGES},
+        "python": platform.python_version(),
+        "seed": seed,
+        "system": platform.system(),
+    }
+
+
+def _commit() -> str | None:
+    """Return the commit that this code was checked out at; None if it was installed from elsewhere."""
+    git = shutil.which("git")
+    if git is None:
+        return None
+    command = [git, "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return done.stdout.strip() or None

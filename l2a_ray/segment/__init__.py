@@ -1,0 +1,48 @@
+"""Finding the foreground: every segmenter turns a decoded clip into Instances (see base.py)."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+from l2a_ray.errors import SettingError
+from l2a_ray.segment.base import Instances, Planes, Segmenter
+from l2a_ray.segment.motion import MotionSegmenter, MotionSettings
+from l2a_ray.segment.precomputed import PrecomputedSegmenter
+
+__all__ = ["Instances", "Planes", "SegmentSettings", "Segmenter", "build_segmenter"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmentSettings:
+    """Which segmenter finds the foreground, and what it needs."""
+
+    kind: Literal["motion", "precomputed"] = "motion"
+    """``motion``: what moves before its background, without weights. ``precomputed``: masks from files."""
+    masks: str | None = None
+    """Folder of the masks of ``precomputed``; ``segment/precomputed.py`` lists the formats."""
+    motion: MotionSettings = field(default_factory=MotionSettings)
+    """What ``motion`` takes for movement."""
+
+    def __post_init__(self) -> None:
+        if self.kind not in _BUILDERS:
+            raise SettingError("segment.kind", self.kind, f"must be one of {', '.join(_BUILDERS)}")
+        if self.kind == "precomputed" and not self.masks:
+            raise SettingError(
+                "segment.masks", self.masks, "must name the folder of masks for segment.kind=precomputed"
+            )
+
+
+def build_segmenter(settings: SegmentSettings) -> Segmenter:
+    """Make the segmenter that the settings name.
+
+    Raises:
+        DatasetError: the folder of masks does not exist.
+    """
+    return _BUILDERS[settings.kind](settings)
+
+
+_BUILDERS: dict[str, Callable[[SegmentSettings], Segmenter]] = {
+    "motion": lambda settings: MotionSegmenter(settings.motion),
+    "precomputed": lambda settings: PrecomputedSegmenter(str(settings.masks)),
+}
+"""Another segmenter is one module and one line here."""

@@ -1,0 +1,117 @@
+"""The Selector's network: two clips' features and labels in, one logit for the pair out (paper, section 3.1).
+
+Pure PyTorch. Axes: B pairs, N clips, F features, L label size, V = F + L one clip's vector, H first hidden layer.
+"""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from torch.nn import functional
+
+from l2a_ray.errors import SettingError
+from l2a_ray.names import EmbeddingSettings, embed_names
+
+LabelEncoding = Literal["one_hot", "name"]
+
+SMALLEST_STD = 1e-6
+
+
+class SelectorNetwork(nn.Module):
+    """An MLP over ``[feature(V_f), label(y_f), feature(V_b), label(y_b)]``; ReLU between layers, one logit a pair.
+
+    The first layer is linear in the concatenation, ``W x + b = (W_f x_f + b) + W_b x_b``, so its two halves can be
+    computed once a clip instead of once a pair. ``forward`` goes the same way: there is one implementation.
+
+    The last layer starts small (normal, standard deviation 0.01, no bias; ours), so that every omega starts near 0.5
+    and exploration starts unprejudiced. Weights are drawn from PyTorch's global generator: seed it before.
+
+    Args:
+        feature_size: F, values in a clip's feature.
+        label_size: L, values in a label vector.
+        hidden: sizes of the hidden layers (paper: 2048, 1024, 512).
+
+    Raises:
+        SettingError: there is no hidden layer, or one without units.
+    """
+
+    feature_mean_F: torch.Tensor
+    feature_std_F: torch.Tensor
+
+    def __init__(self, feature_size: int, label_size: int, hidden: Sequence[int] = (2048, 1024, 512)) -> None:
+        super().__init__()
+        if not hidden or min(hidden) < 1:
+            raise SettingError("selector.hidden", tuple(hidden), "must hold at least one layer size, each 1 or more")
+        self.feature_size, self.label_size, self.hidden = feature_size, label_size, tuple(hidden)
+        self.register_buffer("feature_mean_F", torch.zeros(feature_size))
+        self.register_buffer("feature_std_F", torch.ones(feature_size))
+        self.first = nn.Linear(2 * self.clip_size, hidden[0])
+        self.deeper = nn.ModuleList(nn.Linear(wide, narrow) for wide, narrow in pairwise(hidden))
+        self.last = nn.Linear(hidden[-1], 1)
+        nn.init.normal_(self.last.weight, std=0.01)
+        nn.init.zeros_(self.last.bias)
+
+    @property
+    def clip_size(self) -> int:
+        """V: values in one clip's vector, its feature followed by its label."""
+        return self.feature_size + self.label_size
+
+    def standardise(self, features_NF: NDArray[np.float32]) -> None:
+        """Take mean and standard deviation from the training clips' raw features; both of a pair are scaled by them.
+
+        A feature that never varies there is only centred.
+        """
+        features = torch.as_tensor(features_NF, dtype=torch.float32)
+        std_F = features.std(dim=0, correction=0)
+        self.feature_mean_F.copy_(features.mean(dim=0))
+        self.feature_std_F.copy_(torch.where(std_F > SMALLEST_STD, std_F, 1.0))
+
+    def half_f(self, clips_NV: torch.Tensor) -> torch.Tensor:
+        """First layer's part for foregrounds, bias included: (..., V) -> (..., H)."""
+        return functional.linear(self._scaled(clips_NV), self.first.weight[:, : self.clip_size], self.first.bias)
+
+    def half_b(self, clips_NV: torch.Tensor) -> torch.Tensor:
+        """First layer's part for backgrounds: (..., V) -> (..., H)."""
+        return functional.linear(self._scaled(clips_NV), self.first.weight[:, self.clip_size :])
+
+    def head(self, halves_BH: torch.Tensor) -> torch.Tensor:
+        """All that follows the sum of a pair's two halves: (..., H) -> logits (...,)."""
+        hidden = functional.relu(halves_BH)
+        for layer in self.deeper:
+            hidden = functional.relu(layer(hidden))
+        logits: torch.Tensor = self.last(hidden).squeeze(-1)
+        return logits
+
+    def forward(self, pairs_B2V: torch.Tensor) -> torch.Tensor:
+        """Score pairs: (..., 2V) raw features and labels -> logits (...,); omega is their sigmoid."""
+        foreground, background = pairs_B2V[..., : self.clip_size], pairs_B2V[..., self.clip_size :]
+        return self.head(self.half_f(foreground) + self.half_b(background))
+
+    def _scaled(self, clips_NV: torch.Tensor) -> torch.Tensor:
+        features, labels = clips_NV[..., : self.feature_size], clips_NV[..., self.feature_size :]
+        return torch.cat([(features - self.feature_mean_F) / self.feature_std_F, labels], dim=-1)
+
+
+def pair_observation(
+    clip_vectors_NV: NDArray[np.float32], foreground_B: NDArray[np.int64], background_B: NDArray[np.int64]
+) -> NDArray[np.float32]:
+    """Build what the network sees of pairs: rows of clip vectors -> (B, 2V), the foreground's values first."""
+    return np.concatenate([clip_vectors_NV[foreground_B], clip_vectors_NV[background_B]], axis=1)
+
+
+def label_vectors(classes: Sequence[str], encoding: LabelEncoding, embedding: EmbeddingSettings) -> NDArray[np.float32]:
+    """Return a vector for every class: one-hot, or the sentence embedding of its name.
+
+    Only name embeddings let a Selector score pairs of other classes than it was trained on (ours; the paper's Table 3,
+    "+Pre-training", needs it).
+
+    Returns:
+        float32 of shape (classes, L): an identity matrix, or unit rows.
+    """
+    if encoding == "one_hot":
+        return np.eye(len(classes), dtype=np.float32)
+    return embed_names(classes, embedding)

@@ -1,0 +1,60 @@
+"""Settings of the Selector's training; apart from the code so that reading them loads no RLlib."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from l2a_ray.errors import SettingError
+from l2a_ray.selector.network import LabelEncoding
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelectorSettings:
+    """The Selector and how it is trained."""
+
+    algorithm: Literal["REINFORCE"] = "REINFORCE"
+    """RLlib algorithm (paper, section 4.1: REINFORCE)."""
+    learning_rate: float = 1e-3
+    """Of Adam (ours, between DVRL's 1e-2 and ALBA's 1e-5)."""
+    discount: float = 0.0
+    """0 makes each step's return its own reward, the paper's one-step episodes; above 0 is an ablation (ours)."""
+    baseline_decay: float = 0.95
+    """Decay of the mean return that REINFORCE subtracts, so that only what is better than usual is made more likely
+    (ours; delta does that in the paper, but only while the classifier goes on learning)."""
+    steps: int = 2000
+    """Environment steps of each runner (ours)."""
+    steps_per_update: int = 1
+    """Environment steps of each runner that one gradient step averages over (paper: 1)."""
+    steps_per_iteration: int = 20
+    """Environment steps of each runner between two looks at the progress; checkpoints fall on such borders."""
+    hidden: tuple[int, ...] = (2048, 1024, 512)
+    """Sizes of the hidden layers (paper, section 3.1)."""
+    labels: LabelEncoding = "name"
+    """`name`: sentence embedding of the class name, which lets a Selector score other data sets' pairs; `one_hot`."""
+    warm_start: Literal["random", "real"] = "random"
+    """What the classifier whose features are used is trained on: real clips and composites of random pairs, or real
+    clips alone (paper). Ours: features learned where scene and action go together cannot tell them apart."""
+    env_runners: int = 0
+    """Processes that run environments; 0: in the driver."""
+    checkpoint_every: int = 10
+    """Iterations between checkpoints."""
+
+    def __post_init__(self) -> None:
+        if not self.learning_rate > 0:
+            raise SettingError("selector.learning_rate", self.learning_rate, "must be positive")
+        if not 0 <= self.discount <= 1:
+            raise SettingError("selector.discount", self.discount, "must be in [0, 1]")
+        for name in ("steps", "steps_per_update", "steps_per_iteration", "checkpoint_every"):
+            if getattr(self, name) < 1:
+                raise SettingError(f"selector.{name}", getattr(self, name), "must be at least 1")
+        if not 0 <= self.baseline_decay < 1:
+            raise SettingError("selector.baseline_decay", self.baseline_decay, "must be in [0, 1)")
+        if self.steps_per_iteration % self.steps_per_update:
+            reason = f"must divide selector.steps_per_iteration={self.steps_per_iteration}"
+            raise SettingError("selector.steps_per_update", self.steps_per_update, reason)
+        if self.steps % self.steps_per_iteration:
+            reason = f"must be a multiple of selector.steps_per_iteration={self.steps_per_iteration}"
+            raise SettingError("selector.steps", self.steps, reason)
+        if not self.hidden or min(self.hidden) < 1:
+            raise SettingError("selector.hidden", self.hidden, "must hold at least one layer size, each 1 or more")
+        if self.env_runners < 0:
+            raise SettingError("selector.env_runners", self.env_runners, "must not be negative")

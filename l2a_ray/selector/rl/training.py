@@ -1,0 +1,191 @@
+"""Train the Selector: warm start, features, reinforcement learning, export.
+
+Axes: N clips, F features of a clip, L length of a label vector.
+"""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import safetensors.torch
+import torch
+from ray.rllib.algorithms import Algorithm
+from ray.rllib.utils.metrics import ENV_RUNNER_RESULTS
+from tqdm import tqdm
+
+from envs.pair_selection import EnvFiles, read_candidates
+from envs.settings import EnvSettings
+from l2a_ray.classifier.evaluation import extract_features
+from l2a_ray.classifier.networks import load_network
+from l2a_ray.classifier.training import ClassifierSettings, TrainingRun, train_classifiers
+from l2a_ray.clips.store import ClipStore
+from l2a_ray.composite import CompositeSettings
+from l2a_ray.files import write_bytes
+from l2a_ray.names import EmbeddingSettings
+from l2a_ray.selector.file import Selector, save_selector
+from l2a_ray.selector.network import SelectorNetwork, label_vectors
+from l2a_ray.selector.rl.registry import build_config
+from l2a_ray.selector.rl.runner import STEPS
+from l2a_ray.selector.rl.settings import SelectorSettings
+from l2a_ray.selector.vectors import ClipVectors
+
+FEATURE_BATCH = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelectorTraining:
+    """All settings that training a Selector depends on."""
+
+    selector: SelectorSettings
+    env: EnvSettings
+    classifier: ClassifierSettings
+    composite: CompositeSettings
+    embedding: EmbeddingSettings
+    seed: int
+
+
+def train_selector(store: ClipStore, pairs: Path, settings: SelectorTraining, out: Path) -> None:
+    """Train a Selector on the candidate pairs of a store.
+
+    Writes ``warm/model.safetensors`` (the plain classifier), ``vectors.safetensors``, ``history.parquet`` (a row a
+    step), ``selector.safetensors`` and ``selector.json`` to ``out``. Started again, it goes on where it stopped.
+
+    Raises:
+        LeakError: a test clip is in D_val or in a pair.
+        StorageError: ``out`` cannot be written.
+    """
+    train_classifiers(
+        [TrainingRun("warm", settings.seed, None)], store.root, settings.classifier, settings.composite, out
+    )
+    vectors = _vectors(store, settings, out)
+    network = _initial(store, vectors, settings)
+    files = EnvFiles(
+        store=str(store.root.absolute()),
+        pairs=str(pairs.absolute()),
+        vectors=str((out / "vectors.safetensors").absolute()),
+        warm_start=str((out / "warm" / "model.safetensors").absolute()),
+        network=settings.classifier.network,
+        composite=settings.composite,
+        crop=settings.classifier.crop,
+        settings=settings.env,
+        seed=settings.seed,
+    )
+    module = {
+        "feature_size": network.feature_size,
+        "label_size": network.label_size,
+        "hidden": network.hidden,
+        "initial": network.state_dict(),
+    }
+    algorithm = build_config(settings.selector, files, module, settings.seed).build_algo()
+    try:
+        history = _learn(algorithm, settings, out / "checkpoints")
+        network.load_state_dict(_policy(algorithm))
+    finally:
+        algorithm.stop()
+    write_bytes(out / "history.parquet", history.to_parquet(index=False))
+    save_selector(out, _bundle(network, store, settings, out))
+    shutil.rmtree(out / "checkpoints")
+
+
+def _vectors(store: ClipStore, settings: SelectorTraining, out: Path) -> ClipVectors:
+    """Compute what the Selector knows of each clip, or read it if that is done."""
+    path = out / "vectors.safetensors"
+    if not path.is_file():
+        network = load_network(out / "warm" / "model.safetensors", settings.classifier.network, len(store.classes))
+        rows = store.index[store.index["split"] != "test"]
+        features_NF = extract_features(network, store, rows["id"].tolist(), settings.classifier.crop, FEATURE_BATCH)
+        labels = label_vectors(store.classes, settings.selector.labels, settings.embedding)
+        ids_N = rows["id"].to_numpy().astype(np.bytes_)
+        ClipVectors(ids_N=ids_N, features_NF=features_NF, labels_NL=labels[rows["label"].to_numpy()]).save(path)
+    return ClipVectors.load(path)
+
+
+def _initial(store: ClipStore, vectors: ClipVectors, settings: SelectorTraining) -> SelectorNetwork:
+    """Return the untrained Selector; the spread of its features is that of the training clips."""
+    torch.manual_seed(settings.seed)
+    feature_size, label_size = vectors.features_NF.shape[1], vectors.labels_NL.shape[1]
+    network = SelectorNetwork(feature_size, label_size, settings.selector.hidden)
+    network.standardise(vectors.features_NF[vectors.rows(store.rows("train")["id"].tolist())])
+    return network
+
+
+def _learn(algorithm: Algorithm, settings: SelectorTraining, checkpoints: Path) -> pd.DataFrame:
+    """Run the iterations that are still to do; return a row for every step since the first."""
+    selector = settings.selector
+    rows = _restore(algorithm, checkpoints)
+    total = selector.steps // selector.steps_per_iteration
+    done = rows[-1]["iteration"] + 1 if rows else 0
+    with tqdm(
+        total=selector.steps, initial=done * selector.steps_per_iteration, desc="train-selector", unit="step"
+    ) as bar:
+        for iteration in range(done, total):
+            rows += _iterate(algorithm, settings.seed, iteration, first_step=len(rows))
+            bar.set_postfix({name: f"{rows[-1][name]:.3g}" for name in ("reward", "val_loss", "mean_omega")})
+            bar.update(selector.steps_per_iteration)
+            if (iteration + 1) % selector.checkpoint_every == 0 and iteration + 1 < total:
+                _save(algorithm, rows, checkpoints, iteration)
+    return pd.DataFrame(rows)
+
+
+def _iterate(algorithm: Algorithm, seed: int, iteration: int, first_step: int) -> list[dict[str, Any]]:
+    assert algorithm.env_runner_group is not None
+    algorithm.env_runner_group.foreach_env_runner(
+        "begin_iteration",
+        kwargs={"seed": seed, "iteration": iteration},
+        local_env_runner=algorithm.config.num_env_runners == 0,
+    )
+    result = algorithm.train()
+    steps = result[ENV_RUNNER_RESULTS][STEPS]
+    return [{"step": first_step + i, "iteration": iteration, **row} for i, row in enumerate(steps)]
+
+
+def _save(algorithm: Algorithm, rows: list[dict[str, Any]], checkpoints: Path, iteration: int) -> None:
+    """Write a checkpoint beside, rename it, and only then drop the one before."""
+    partial, complete = checkpoints / ".partial", checkpoints / f"{iteration:06d}"
+    shutil.rmtree(partial, ignore_errors=True)
+    algorithm.save_to_path(str((partial / "algorithm").absolute()))
+    pd.DataFrame(rows).to_parquet(partial / "history.parquet", index=False)
+    partial.rename(complete)
+    for old in _complete(checkpoints)[:-1]:
+        shutil.rmtree(old)
+
+
+def _restore(algorithm: Algorithm, checkpoints: Path) -> list[dict[str, Any]]:
+    """Load the newest checkpoint, if there is one; return the steps up to it."""
+    found = _complete(checkpoints)
+    if not found:
+        return []
+    algorithm.restore_from_path(str((found[-1] / "algorithm").absolute()))
+    history = pd.read_parquet(found[-1] / "history.parquet")
+    return [dict(zip(history.columns, row, strict=True)) for row in history.itertuples(index=False)]
+
+
+def _complete(checkpoints: Path) -> list[Path]:
+    return sorted(path for path in checkpoints.glob("[0-9]*") if path.is_dir())
+
+
+def _policy(algorithm: Algorithm) -> dict[str, torch.Tensor]:
+    """Return the learner's weights: with asynchronous algorithms the driver's own copy is stale."""
+    assert algorithm.learner_group is not None
+    state = algorithm.learner_group.get_state(components="learner/rl_module")["learner"]["rl_module"]["default_policy"]
+    return {
+        name.removeprefix("policy."): torch.as_tensor(value)
+        for name, value in state.items()
+        if name.startswith("policy.")
+    }
+
+
+def _bundle(network: SelectorNetwork, store: ClipStore, settings: SelectorTraining, out: Path) -> Selector:
+    return Selector(
+        network=network,
+        encoding=settings.selector.labels,
+        embedding=settings.embedding,
+        classes=store.classes if settings.selector.labels == "one_hot" else None,
+        backbone=safetensors.torch.load_file(out / "warm" / "model.safetensors"),
+        backbone_settings=settings.classifier.network,
+        backbone_classes=len(store.classes),
+        crop=settings.classifier.crop,
+    )

@@ -1,0 +1,49 @@
+"""Starting Ray, quietly and on purpose, and getting one's own errors back out of it."""
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NoReturn
+
+import ray
+import ray.data
+
+from l2a_ray.errors import L2AError
+
+
+@contextmanager
+def ray_session() -> Iterator[None]:
+    """Connect to the cluster named by ``RAY_ADDRESS``, or start one on this machine; shut down only what was started.
+
+    Inside a submitted job Ray itself sets ``RAY_ADDRESS``. A session that is there already is used as it is.
+    """
+    if ray.is_initialized():
+        yield
+        return
+    # Read when Ray Train starts its controller: generation 2 is what RAY_TRAIN_V2_ENABLED names.
+    os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
+    ray.init(log_to_driver=True, logging_level=logging.WARNING, include_dashboard=False)
+    try:
+        quieten()
+        yield
+    finally:
+        ray.shutdown()
+
+
+def quieten() -> None:
+    """Leave the progress bars to us: Ray Data's own would fight them for the terminal."""
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+
+
+def raise_cause(error: BaseException) -> NoReturn:
+    """Raise the L2AError that a Ray task or actor died of; any other error as it is."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, L2AError):
+            raise cause from None
+        cause = getattr(cause, "cause", None) or cause.__cause__
+    raise error

@@ -1,0 +1,181 @@
+"""The stages, one function each: videos in, a better classifier and a report out.
+
+Each reads what the stages before it wrote to the run folder, writes its own folder, and does nothing if that is complete.
+"""
+
+import hashlib
+import logging
+from pathlib import Path
+
+from l2a_ray.classifier.evaluation import evaluate as evaluate_models
+from l2a_ray.classifier.training import TrainingRun, train_classifiers
+from l2a_ray.clips import prepare as preparation
+from l2a_ray.clips.store import ClipStore
+from l2a_ray.config import Settings
+from l2a_ray.files import write_json
+from l2a_ray.match import match as match_pairs
+from l2a_ray.report import write_report
+from l2a_ray.run import RunFolder
+from l2a_ray.selector.file import load_selector
+from l2a_ray.selector.rl import training as selector_training
+from l2a_ray.selector.scoring import select as select_pairs
+from l2a_ray.selector.vectors import ClipVectors
+from l2a_ray.session import ray_session
+from l2a_ray.videos.catalog import read_catalog
+
+logger = logging.getLogger(__name__)
+
+CLIPS = ("data", "decode", "segment", "inpaint", "seed")
+MATCH = (*CLIPS, "match")
+SELECTOR = (*MATCH, "composite", "env", "selector", "classifier")
+SELECT = (*SELECTOR, "select")
+
+
+def prepare(settings: Settings) -> Path:
+    """Fill the clip store (``prepare/``): each video decoded, segmented and inpainted once."""
+    run = _open(settings)
+    catalog = read_catalog(settings.data, settings.seed)
+    write_json(run.path / "notes.json", list(catalog.notes))
+    parts = preparation.PrepareSettings(decode=settings.decode, segment=settings.segment, inpaint=settings.inpaint)
+    with ray_session():
+        store = preparation.prepare(catalog, parts, run.path / "prepare")
+    _tell_failures(store)
+    return store.root
+
+
+def match(settings: Settings) -> Path:
+    """Write the candidate pairs (``match/``)."""
+    run, store = _open(settings), _store(settings)
+
+    def work(out: Path) -> None:
+        match_pairs(store.index, store.classes, settings.match, settings.seed, out)
+
+    return run.stage("match", settings.flat(*MATCH) | _clips(store), work)
+
+
+def train_selector(settings: Settings) -> Path:
+    """Train the plain classifier and, against it, the Selector (``train-selector/``)."""
+    run, store = _open(settings), _store(settings)
+    pairs = run.folder("match") / "pairs.parquet"
+    parts = selector_training.SelectorTraining(
+        selector=settings.selector,
+        env=settings.env,
+        classifier=settings.classifier,
+        composite=settings.composite,
+        embedding=settings.match.embedding,
+        seed=settings.seed,
+    )
+
+    def work(out: Path) -> None:
+        with ray_session():
+            selector_training.train_selector(store, pairs, parts, out)
+
+    return run.stage("train-selector", settings.flat(*SELECTOR) | _clips(store), work)
+
+
+def select(settings: Settings) -> Path:
+    """Score all candidate pairs and keep the best under the budget (``select/``)."""
+    run, store = _open(settings), _store(settings)
+    trained = run.folder("train-selector")
+    pairs = run.folder("match") / "pairs.parquet"
+
+    def work(out: Path) -> None:
+        network = load_selector(trained).network
+        vectors = ClipVectors.load(trained / "vectors.safetensors")
+        with ray_session():
+            select_pairs(pairs, vectors, network, settings.select, settings.seed, out)
+
+    return run.stage("select", settings.flat(*SELECT) | _clips(store), work)
+
+
+def train(settings: Settings) -> Path:
+    """Train a classifier for every arm and seed (``train/<arm>-<seed>/``)."""
+    run, store = _open(settings), _store(settings)
+    runs = [
+        TrainingRun(f"{arm}-{seed}", settings.seed + seed, _pairs(run, arm))
+        for seed in range(settings.seeds)
+        for arm in settings.arm_names
+    ]
+
+    def work(out: Path) -> None:
+        with ray_session():
+            train_classifiers(runs, store.root, settings.classifier, settings.composite, out)
+
+    return run.stage("train", _trained_with(settings, store), work, _extent(settings))
+
+
+def evaluate(settings: Settings) -> Path:
+    """Test every classifier on the test split, which nothing before has seen (``evaluate/``)."""
+    run, store = _open(settings), _store(settings)
+    trained = run.folder("train")
+    models = [
+        (arm, seed, trained / f"{arm}-{seed}" / "model.safetensors")
+        for arm in settings.arm_names
+        for seed in range(settings.seeds)
+    ]
+
+    def work(out: Path) -> None:
+        evaluate_models(models, store, settings.classifier, out)
+
+    return run.stage("evaluate", _trained_with(settings, store), work, _extent(settings))
+
+
+def report(settings: Settings) -> Path:
+    """Write the report (``report/index.html``). Always anew: it costs seconds and shows what is there."""
+    run, store = _open(settings), _store(settings)
+    run.folder("evaluate")
+    out = run.path / "report"
+    write_report(run.path, store, out)
+    logger.info("report: %s", out / "index.html")
+    return out
+
+
+def run(settings: Settings) -> Path:
+    """Run all stages that the arms need."""
+    prepare(settings)
+    if set(settings.arm_names) != {"real"}:
+        match(settings)
+        train_selector(settings)
+        select(settings)
+    train(settings)
+    evaluate(settings)
+    return report(settings)
+
+
+def _open(settings: Settings) -> RunFolder:
+    folder = RunFolder(settings.folder)
+    folder.describe(settings.plain(), settings.seed)
+    return folder
+
+
+def _store(settings: Settings) -> ClipStore:
+    return ClipStore(settings.folder / "prepare")
+
+
+def _clips(store: ClipStore) -> dict[str, str]:
+    """Return a digest of the clips: other clips are another data set, as much as another setting is."""
+    columns = store.index[["id", "label", "split", "source_hash"]]
+    return {"clips": hashlib.blake2b(columns.to_csv(index=False).encode(), digest_size=8).hexdigest()}
+
+
+def _pairs(run: RunFolder, arm: str) -> str | None:
+    return None if arm == "real" else str(run.folder("select") / f"{arm}.parquet")
+
+
+def _trained_with(settings: Settings, store: ClipStore) -> dict[str, object]:
+    sections = (*CLIPS, "classifier") if set(settings.arm_names) == {"real"} else SELECT
+    return settings.flat(*sections) | _clips(store)
+
+
+def _extent(settings: Settings) -> dict[str, object]:
+    """Arms and seeds may be added to a run that is complete."""
+    return {"arms": sorted(settings.arm_names), "seeds": settings.seeds}
+
+
+def _tell_failures(store: ClipStore) -> None:
+    if store.failed.empty:
+        logger.info("prepare: %d clips, none lost", len(store.index))
+        return
+    logger.warning("prepare: %d clips; %d videos could not be used:", len(store.index), len(store.failed))
+    for row in store.failed.itertuples():
+        logger.warning("  %s: %s. %s", row.path, row.cause, row.advice)

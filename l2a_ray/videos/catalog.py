@@ -1,0 +1,302 @@
+"""Which videos there are, what they show and which part of the data set each belongs to."""
+
+import difflib
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from l2a_ray.errors import DatasetError, SettingError
+from l2a_ray.videos.splits import draw_groups, shared_sources
+
+Part = Literal["train", "val", "test"]
+
+EXTENSIONS = frozenset(
+    {".3gp", ".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ogv", ".ts", ".webm", ".wmv"}
+)
+_PART_FOLDERS: dict[str, Part] = {"train": "train", "val": "val", "validation": "val", "test": "test"}
+_UCF_CLIP = re.compile(r"(?P<source>.+_g\d+)_c\d+")  # v_Archery_g01_c02: group 1 is one source video
+_HMDB_CLIP = re.compile(r"(?P<source>.+)_[a-z]_[cn]m_np\d+_(ba|fr|le|ri)_(goo|med|bad)_\d+")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSettings:
+    """Where the videos are and how they are split."""
+
+    root: str = ""
+    """Folder of the data set."""
+    layout: Literal["folder", "jhmdb"] = "folder"
+    """How it is laid out: root/<class>/* or root/{train,val,test}/<class>/* (folder), or as J-HMDB is published."""
+    split: int = 1
+    """Which of J-HMDB's three published splits; other layouts have one."""
+    labels: str | None = None
+    """Text file with a class name a line: these classes alone are used, in this order (default: all, sorted)."""
+    val_fraction: float = 0.2
+    """Share of each class's training clips cut off as D_val, where no val folder is given (ours; METHOD.md)."""
+    test_fraction: float = 0.2
+    """Share of each class's clips drawn as test part, where no test folder is given (ours)."""
+
+    def __post_init__(self) -> None:
+        if self.layout not in LAYOUTS:
+            raise SettingError("data.layout", self.layout, f"must be one of {', '.join(sorted(LAYOUTS))}")
+        if self.split not in (1, 2, 3):
+            raise SettingError("data.split", self.split, "must be 1, 2 or 3")
+        for name in ("val_fraction", "test_fraction"):
+            fraction = getattr(self, name)
+            if not 0 < fraction < 1:
+                raise SettingError(f"data.{name}", fraction, "must be above 0 and below 1: no part may be empty")
+
+
+@dataclass(frozen=True)
+class Video:
+    """One video file of the data set; whether it can be read is not known yet.
+
+    Args:
+        id: 16 hex digits made from the path below the root, so the same on every machine.
+        path: absolute path.
+        class_name: its class.
+        label: position of the class in ``Catalog.classes``.
+        split: the part it belongs to.
+        group: its source video; parts that we draw never share one.
+    """
+
+    id: str
+    path: str
+    class_name: str
+    label: int
+    split: Part
+    group: str
+
+
+@dataclass(frozen=True)
+class Catalog:
+    """All videos of a data set, sorted by path; ``notes`` says in sentences what a user should know of them."""
+
+    classes: tuple[str, ...]
+    videos: tuple[Video, ...]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Found:
+    path: str  # below the root, POSIX
+    class_name: str
+    part: Part
+    group: str
+
+
+@dataclass(frozen=True)
+class _Listing:
+    classes: tuple[str, ...]
+    found: list[_Found]
+    notes: list[str]
+
+
+def read_catalog(settings: DataSettings, seed: int) -> Catalog:
+    """List the videos of a data set and split them; the same seed gives the same split.
+
+    Broken files are listed too: the stage that decodes them says what is wrong with each.
+
+    Raises:
+        DatasetError: the folder cannot serve as a data set; the message says why.
+    """
+    root = Path(settings.root).expanduser().absolute()
+    if not settings.root or not root.is_dir():
+        raise DatasetError(f"data.root={settings.root!r} is not a folder. Give the folder that holds the videos")
+    listing = LAYOUTS[settings.layout](root, settings)
+    classes, notes = _choose_classes(listing, settings.labels)
+    label = {name: i for i, name in enumerate(classes)}
+    found = [clip for clip in listing.found if clip.class_name in label]
+    _check_classes(root, classes, found)
+    found, drawn = _draw_missing_parts(found, settings, seed)
+    videos = tuple(
+        Video(
+            _video_id(clip.path), str(root / clip.path), clip.class_name, label[clip.class_name], clip.part, clip.group
+        )
+        for clip in sorted(found, key=lambda clip: clip.path)
+    )
+    shared = shared_sources([(video.split, video.class_name, video.group) for video in videos])
+    return Catalog(classes=classes, videos=videos, notes=(*notes, *listing.notes, *drawn, *shared))
+
+
+def source_video(stem: str, class_name: str) -> str | None:
+    """Name the source video of a clip whose name follows UCF101's or HMDB51's convention; None for other names.
+
+    HMDB51's names are <title>_<class>_<six properties>. What precedes the first "_<class>_" is taken, so that variants
+    of one title count as one source, and a film cut into clips of several classes does too.
+    """
+    if match := _UCF_CLIP.fullmatch(stem):
+        return match["source"]
+    if match := _HMDB_CLIP.fullmatch(stem):
+        return f"{match['source']}_".partition(f"_{class_name}_")[0].removesuffix("_")
+    return None
+
+
+def _video_id(path: str) -> str:
+    return hashlib.blake2b(path.encode(), digest_size=8).hexdigest()
+
+
+def _found(path: str, class_name: str, part: Part) -> _Found:
+    stem = path.rpartition(".")[0]
+    # A name of no known convention tells nothing of its source: the clip is a group of its own.
+    group = source_video(stem.rpartition("/")[2], class_name) or stem
+    return _Found(path=path, class_name=class_name, part=part, group=group)
+
+
+def _entries(folder: Path) -> list[Path]:
+    """What a folder holds, sorted, without hidden files."""
+    try:
+        return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    except OSError as error:
+        raise DatasetError(f"{folder} cannot be listed ({error.strerror}). Make it a readable folder") from error
+
+
+def _folders(folder: Path) -> list[Path]:
+    return [path for path in _entries(folder) if path.is_dir()]
+
+
+def _candidates(folder: Path, left_out: Counter[str]) -> list[Path]:
+    videos = []
+    for path in _entries(folder):
+        if path.suffix.lower() not in EXTENSIONS:
+            left_out["have no video extension"] += 1
+        elif not _is_text(path.name):
+            left_out["have a name that is not UTF-8 text (rename them)"] += 1
+        else:
+            videos.append(path)
+    return videos
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _count_notes(left_out: Counter[str]) -> list[str]:
+    return [f"files left out because they {reason}: {count}" for reason, count in sorted(left_out.items()) if count]
+
+
+def _read_folder(root: Path, _: DataSettings) -> _Listing:
+    classes, found, notes, left_out = set(), [], [], Counter[str]()
+    parts: list[tuple[Path, Part]] = [(root, "train")]
+    if (root / "train").is_dir() and _folders(root / "train"):  # with videos right in it, train is a class of that name
+        folders = _folders(root)
+        parts = [(path, _PART_FOLDERS[path.name]) for path in folders if path.name in _PART_FOLDERS]
+        if others := [path.name for path in folders if path.name not in _PART_FOLDERS]:
+            notes.append(f"folders beside train left out: {', '.join(others)}")
+    for part_folder, part in parts:
+        for entry in _entries(part_folder):
+            if entry.is_dir():
+                classes.add(entry.name)
+                paths = _candidates(entry, left_out)
+                found += [_found(path.relative_to(root).as_posix(), entry.name, part) for path in paths]
+            elif entry.suffix.lower() in EXTENSIONS:
+                left_out["lie outside the class folders"] += 1
+    return _Listing(classes=tuple(sorted(classes)), found=found, notes=notes + _count_notes(left_out))
+
+
+def _read_jhmdb(root: Path, settings: DataSettings) -> _Listing:
+    ending = f"_test_split{settings.split}.txt"
+    split_files = {path.name.removesuffix(ending): path for path in (root / "splits").glob(f"*{ending}")}
+    if not split_files or not (root / "videos").is_dir():
+        raise DatasetError(
+            f"{root} is not laid out as J-HMDB: it must hold videos/<class>/ and splits/<class>{ending}. "
+            "For a folder a class use --data.layout folder"
+        )
+    found, missing, left_out = [], [], Counter[str]()
+    folders = {path.name: path for path in _folders(root / "videos")}
+    for name in sorted(split_files.keys() & folders.keys()):
+        named = _read_split_file(split_files[name])
+        on_disk = {file.stem: file.name for file in _candidates(folders[name], left_out)}
+        if not on_disk:
+            continue
+        left_out["are not named in the split"] += len(on_disk.keys() - named.keys())
+        missing += [f"{name}/{stem}" for stem in named if stem not in on_disk]
+        found += [
+            _found(f"videos/{name}/{on_disk.get(stem, f'{stem}.avi')}", name, part) for stem, part in named.items()
+        ]
+    notes = _count_notes(left_out)
+    if missing:
+        notes.append(f"clips named in the split but missing: {len(missing)}, the first is {missing[0]}")
+    if unsplit := sorted(folders.keys() - split_files.keys()):
+        notes.append(f"folders without a split file left out: {', '.join(unsplit)}")
+    return _Listing(classes=tuple(sorted(split_files)), found=found, notes=notes)
+
+
+def _read_split_file(file: Path) -> dict[str, Part]:
+    """Read lines "<clip>.avi 1" (train) or 2 (test); other numbers mean that the clip is not in this split."""
+    parts: dict[str, Part] = {"1": "train", "2": "test"}
+    named = {}
+    for number, line in enumerate(file.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
+        clip, _, flag = line.strip().rpartition(" ")
+        if line.strip() and not (clip and flag.isdigit()):
+            raise DatasetError(f"{file}, line {number}: must be a clip's name and 1 (train) or 2 (test), got {line!r}")
+        if flag in parts:
+            named[Path(clip.strip()).stem] = parts[flag]
+    return named
+
+
+LAYOUTS: dict[str, Callable[[Path, DataSettings], _Listing]] = {"folder": _read_folder, "jhmdb": _read_jhmdb}
+"""The layouts by name. Each lists all clips, without drawing parts that the data set does not publish."""
+
+
+def _choose_classes(listing: _Listing, labels: str | None) -> tuple[tuple[str, ...], list[str]]:
+    if labels is None:
+        return listing.classes, []
+    try:
+        lines = Path(labels).expanduser().read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DatasetError(f"data.labels={labels!r} cannot be read ({error}). Give a text file, UTF-8") from error
+    names = [line.strip() for line in lines if line.strip()]
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        raise DatasetError(f"{labels} names classes twice: {', '.join(twice)}. Name each once")
+    if unknown := [name for name in names if name not in listing.classes]:
+        raise DatasetError(f"{labels} names classes that have no folder: {_suggest(unknown, listing.classes)}")
+    rest = [name for name in listing.classes if name not in names]
+    notes = [f"classes left out, not named in {Path(labels).name}: {', '.join(rest)}"] if rest else []
+    return tuple(names), notes
+
+
+def _suggest(unknown: Iterable[str], known: Iterable[str]) -> str:
+    def one(name: str) -> str:
+        near = difflib.get_close_matches(name, list(known), n=1)
+        return f"{name} (did you mean {near[0]}?)" if near else name
+
+    return ", ".join(map(one, unknown))
+
+
+def _check_classes(root: Path, classes: tuple[str, ...], found: list[_Found]) -> None:
+    if len(classes) < 2:
+        raise DatasetError(f"{root} holds fewer than 2 classes. Make a folder of videos for each class")
+    for clips, kind in ((found, "no video"), ([clip for clip in found if clip.part == "train"], "no training video")):
+        filled = {clip.class_name for clip in clips}
+        if empty := [name for name in classes if name not in filled]:
+            raise DatasetError(f"classes with {kind} in {root}: {', '.join(empty)}. Add videos, or remove the class")
+
+
+def _draw_missing_parts(found: list[_Found], settings: DataSettings, seed: int) -> tuple[list[_Found], list[str]]:
+    published, notes = {clip.part for clip in found}, []
+    draws: tuple[tuple[Part, float], ...] = (("test", settings.test_fraction), ("val", settings.val_fraction))
+    for number, (part, fraction) in enumerate(draws):
+        if part in published:
+            continue
+        pool = [clip for clip in found if clip.part == "train"]
+        drawn = draw_groups(
+            [clip.class_name for clip in pool],
+            [clip.group for clip in pool],
+            fraction,
+            np.random.default_rng([seed, number]),
+            barred={clip.group for clip in found if clip.part != "train"},
+        )
+        found = [replace(clip, part=part) if clip.part == "train" and clip.group in drawn else clip for clip in found]
+        count = sum(clip.part == part for clip in found)
+        notes.append(f"the {part} part is drawn: {count} of {len(pool)} clips, whole source videos, seed {seed}")
+    return found, notes

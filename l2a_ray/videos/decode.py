@@ -1,0 +1,193 @@
+"""Reading a video file: frames at uniform times, resized (PyAV)."""
+
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import av
+import numpy as np
+from av.container import InputContainer
+from av.video.frame import VideoFrame
+from av.video.reformatter import Interpolation, VideoReformatter
+from av.video.stream import VideoStream
+from numpy.typing import NDArray
+
+from l2a_ray.errors import SettingError, VideoError
+
+MIN_SIDE = 16  # pixels; a narrower picture shows no action
+MAX_ASPECT = 10  # long side over short side; a longer strip would fill the memory once its short side is resized
+MIN_SHARE = 0.8  # a file that yields a smaller share of the frames it promises is refused as truncated
+_REPLACE = "Replace the file by an intact copy, or remove it"
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A decoded video.
+
+    Args:
+        path: the file it came from.
+        frames_THWC: RGB uint8 frames at uniform times.
+        indices_T: which of the file's frames they are, int64.
+        frame_count: number of frames the file holds (decoded, not what the header says).
+        rate: frames per second.
+    """
+
+    path: str
+    frames_THWC: NDArray[np.uint8]
+    indices_T: NDArray[np.int64]
+    frame_count: int
+    rate: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecodeSettings:
+    """How many frames are taken from a video, and how large they are."""
+
+    frames: int = 8
+    """Frames a clip, at uniform times over the whole video (paper, section 5.1)."""
+    size: int = 128
+    """Short side of a frame in pixels, aspect kept (ours: room for the 112 x 112 crops of section 5.1)."""
+
+    def __post_init__(self) -> None:
+        if self.frames < 2:
+            raise SettingError("decode.frames", self.frames, "must be 2 or more: motion needs two frames")
+        if self.size < MIN_SIDE:
+            raise SettingError("decode.size", self.size, f"must be {MIN_SIDE} pixels or more")
+
+
+def uniform_indices(count: int, frames: int) -> NDArray[np.int64]:
+    """Give the middle frame of each of ``frames`` equal parts of a video; shorter videos repeat frames.
+
+    The rule of Temporal Segment Networks at test time (Wang et al. 2016).
+    """
+    return (2 * np.arange(frames, dtype=np.int64) + 1) * count // (2 * frames)
+
+
+def decode(path: str, settings: DecodeSettings) -> Clip:
+    """Read one video on one thread.
+
+    Frames are counted by decoding, never taken from a header. A file that breaks off is used up to there if this is
+    at least 80 % of what it promises. Where the picture size changes inside a file, all frames are scaled to the size
+    that the first one asks for. Pixels are taken as square.
+
+    Raises:
+        VideoError: the file cannot be read as a video of two frames or more.
+    """
+    _check_file(path)
+    try:
+        header = _probe(path)
+        picked, count, broken = _read(path, uniform_indices(header.packets, settings.frames), settings.size)
+        promised = round((header.packets if broken else count) / header.share)
+        if count < MIN_SHARE * promised:
+            raise VideoError(path, f"truncated: {count} of {promised} frames could be decoded", _REPLACE)
+        if count < 2:
+            raise VideoError(path, f"it holds {count} frame, motion needs 2", "Remove it: it is no video")
+        indices_T = uniform_indices(count, settings.frames)
+        if count != header.packets:  # a packet is not always a frame: read again, now that the number is known
+            picked, _, _ = _read(path, indices_T, settings.size)
+    except av.FFmpegError as error:
+        raise VideoError(path, f"cannot be decoded ({error.strerror})", _REPLACE) from error
+    frames_THWC = np.stack([picked[index] for index in indices_T.tolist()])
+    return Clip(path=path, frames_THWC=frames_THWC, indices_T=indices_T, frame_count=count, rate=header.rate)
+
+
+def _check_file(path: str) -> None:
+    file = Path(path)
+    try:
+        status = file.stat()
+    except FileNotFoundError:
+        cause = f"dangling link to {file.readlink()}" if file.is_symlink() else "missing"
+        raise VideoError(path, cause, "Put the file there, or take it out of the data set") from None
+    except OSError as error:
+        raise VideoError(path, str(error.strerror), "Make the file readable") from error
+    if not stat.S_ISREG(status.st_mode):
+        kind = "a directory" if stat.S_ISDIR(status.st_mode) else "a device or pipe"
+        raise VideoError(path, f"{kind}, not a file", "Move or rename it")
+    if status.st_size == 0:
+        raise VideoError(path, "empty file", _REPLACE)
+
+
+@contextmanager
+def _open(path: str) -> Iterator[tuple[InputContainer, VideoStream]]:
+    try:
+        # "file:" and the whitelist: a colon in a name, or a playlist in the file, must not lead to another protocol.
+        options = {"protocol_whitelist": "file"}
+        container = av.open(f"file:{path}", options=options, metadata_errors="ignore")
+    except PermissionError as error:
+        raise VideoError(path, "permission denied", "Make the file readable") from error
+    except av.FFmpegError as error:
+        cause = f"cannot be opened as a video, it is cut off or of another kind ({error.strerror})"
+        raise VideoError(path, cause, _REPLACE) from error
+    with container:
+        stream = container.streams.best("video")
+        if not isinstance(stream, VideoStream):
+            raise VideoError(path, "no video stream in it", "Remove it: it has no picture")
+        if stream.codec_context is None:
+            raise VideoError(path, "no decoder for its codec", "Encode it again as H.264")
+        stream.thread_type = "NONE"
+        stream.codec_context.thread_count = 1
+        yield container, stream
+
+
+@dataclass(frozen=True)
+class _Header:
+    packets: int  # of the video stream: the number of its frames in all but odd files
+    share: float  # of the promised playing time that the file holds, in (0, 1]
+    rate: float
+
+
+def _probe(path: str) -> _Header:
+    packets, end = 0, 0.0
+    with _open(path) as (container, stream):
+        for packet in container.demux():
+            start = packet.dts if packet.pts is None else packet.pts
+            if not packet.size or start is None:
+                continue
+            packets += packet.stream is stream and not packet.is_discard
+            # Of all streams, because the sound may go on after the picture without a fault.
+            end = max(end, float((start + (packet.duration or 0)) * packet.time_base))
+        rate = float(stream.average_rate or stream.guessed_rate or 0)
+        promised = (container.duration or 0) / av.time_base
+        if container.format.name == "avi" and rate:  # a cut AVI has its duration corrected when opened, not this number
+            promised = max(promised, stream.frames / rate)
+        share = min(1.0, end / promised) if promised > 0 and end > 0 else 1.0
+        return _Header(packets=packets, share=share, rate=rate)
+
+
+def _read(path: str, wanted: NDArray[np.int64], size: int) -> tuple[dict[int, NDArray[np.uint8]], int, bool]:
+    """Decode the whole file; only the wanted frames are converted, each scaled and turned to RGB in one step.
+
+    Returns:
+        The wanted frames (H, W, 3) by index, the number of frames decoded, and whether decoding broke off.
+    """
+    positions, picked, count = set(wanted.tolist()), dict[int, NDArray[np.uint8]](), 0
+    reformatter, width, height = VideoReformatter(), 0, 0
+    with _open(path) as (container, stream):
+        try:
+            for frame in container.decode(stream):
+                if count == 0:
+                    width, height = _target(path, frame, size)
+                if count in positions:
+                    picked[count] = _convert(reformatter, frame, width, height)
+                count += 1
+        except av.FFmpegError:
+            return picked, count, True
+    return picked, count, False
+
+
+def _target(path: str, frame: VideoFrame, size: int) -> tuple[int, int]:
+    short, long = sorted((frame.width, frame.height))
+    if short < MIN_SIDE or long > MAX_ASPECT * short:
+        cause = f"the picture is {frame.width} x {frame.height} pixels"
+        advice = f"Use sides of {MIN_SIDE} pixels or more, the long one at most {MAX_ASPECT} times the short one"
+        raise VideoError(path, cause, advice)
+    scaled = 2 * round(long * size / short / 2)
+    return (size, scaled) if frame.width < frame.height else (max(size, scaled), size)
+
+
+def _convert(reformatter: VideoReformatter, frame: VideoFrame, width: int, height: int) -> NDArray[np.uint8]:
+    rgb = reformatter.reformat(frame, width, height, "rgb24", interpolation=Interpolation.BILINEAR, threads=1)
+    # Phones store the picture as the sensor lies and note how to turn it, counter-clockwise.
+    return np.rot90(rgb.to_ndarray(), frame.rotation // 90)

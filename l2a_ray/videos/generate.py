@@ -1,0 +1,352 @@
+"""The demo's data: short H.264 videos of a drawn actor, whose action shows in motion alone.
+
+Every class shares one distribution of actors, paths and scenes. Each class has a scene of its own, which it is seen in
+nearly always in training and no more than in any other at test: a classifier that looks at the background fails. The
+actor crosses part of the picture in every clip, so that a temporal median shows the scene behind it.
+"""
+
+import json
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+import av
+import cv2
+import numpy as np
+import pandas as pd
+from numpy.random import Generator
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from l2a_ray.errors import SettingError, StageError, StorageError
+
+ACTIONS = ("wave_hand", "clap_hands", "jump", "squat", "walk", "kick")
+SCENES = ("stripes", "checks", "bricks", "waves", "clouds", "dots")
+"""Scene i is the own scene of action i."""
+
+_Fault = Literal["", "wrong_label", "lost"]
+_Row = tuple[int, int, _Fault]  # true class, scene, fault
+
+_PERIOD = 1.1  # seconds a cycle of every action: 4.4 of 8 frames in a clip of 2 s, clear of aliasing
+_SCALE = 3  # the actor is drawn this many times larger and averaged down: smooth edges, positions finer than a pixel
+_LOST_OPACITY = 0.1  # a lost actor differs from the scene by a tenth of what another does
+_ENCODER = {"preset": "veryfast", "crf": "18", "threads": "1"}  # one thread: the bytes depend on the frames alone
+
+_BONES_LS = np.array([[0.18, 0.19]] * 2 + [[0.24, 0.24]] * 2)  # lengths of arms and legs in body heights
+_SPREAD_L = np.array([0.09, 0.09, 0.05, 0.05])  # of shoulders and hips from the middle
+_ROOT_Y_L = np.array([-0.3, -0.3, 0.0, 0.0])  # of shoulders and hips
+_HELD_ARMS = (((8, 0), (8, 15)), ((160, 0), (165, 0)), ((15, 5), (10, 150)))  # hanging, raised, folded
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerateSettings:
+    """The demo's data set."""
+
+    width: int = 80
+    """Width of a video in pixels, even. Ours."""
+    height: int = 72
+    """Height of a video in pixels, even. Ours."""
+    frames: int = 24
+    """Frames a video. Ours."""
+    rate: int = 12
+    """Frames per second. Ours."""
+    train_per_class: int = 40
+    """Training videos in each class's folder, bad ones included. Ours."""
+    test_per_class: int = 20
+    """Test videos of each class. Ours."""
+    correlation: float = 0.9
+    """Share of a class's training videos that show its own scene, in [0, 1]; the others are drawn from the rest."""
+    bad_share: float = 0.2
+    """Share of a class's training videos that are bad: half in the wrong folder, half with an actor hard to see."""
+
+    def __post_init__(self) -> None:
+        for field, least in {"width": 32, "height": 32, "frames": 8, "rate": 1}.items():
+            if getattr(self, field) < least:
+                raise SettingError(f"generate.{field}", getattr(self, field), f"must be at least {least}")
+        for field in ("width", "height"):
+            if getattr(self, field) % 2:
+                raise SettingError(f"generate.{field}", getattr(self, field), "must be even (yuv420p)")
+        for field in ("train_per_class", "test_per_class"):
+            if getattr(self, field) < 1:
+                raise SettingError(f"generate.{field}", getattr(self, field), "must be at least 1")
+        for field in ("correlation", "bad_share"):
+            if not 0 <= getattr(self, field) <= 1:
+                raise SettingError(f"generate.{field}", getattr(self, field), "must be in [0, 1]")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What one video shows; a row of ``truth.parquet``. ``true_class`` is what its actor does."""
+
+    path: str
+    split: Literal["train", "test"]
+    class_name: str
+    true_class: str
+    scene: str
+    bad: _Fault
+
+
+def generate(root: Path, settings: GenerateSettings, seed: int) -> None:
+    """Write ``{train,test}/<class>/clip_NNNN.mp4``, ``truth.parquet`` and ``settings.json`` under ``root``.
+
+    Complete or absent: a folder that is there is whole, and is left as it is if made with the same settings and seed.
+
+    Raises:
+        StageError: ``root`` is there and was made otherwise.
+        StorageError: ``root`` cannot be written.
+    """
+    record = json.dumps({"settings": asdict(settings), "seed": seed}, indent=2)
+    if root.exists():
+        _check_same(root, record)
+        return
+    partial = root.with_name(root.name + ".partial")
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        plans = plan_videos(settings, seed)
+        for number, plan in enumerate(tqdm(plans, desc="generate", unit="video")):
+            frames_THWC, _ = draw(plan, settings, np.random.default_rng([seed, 1, number]))
+            _write_video(partial / plan.path, frames_THWC, settings.rate)
+        pd.DataFrame([asdict(plan) for plan in plans]).to_parquet(partial / "truth.parquet", index=False)
+        (partial / "settings.json").write_text(record)
+        partial.rename(root)
+    except OSError as error:
+        raise StorageError(
+            f"{root}: cannot write the generated videos ({error}). Free space or name another"
+        ) from error
+
+
+def _check_same(root: Path, record: str) -> None:
+    path = root / "settings.json"
+    found = path.read_text() if path.is_file() else "nothing"
+    if found != record:
+        raise StageError(
+            f"{root}: exists, but holds {found} and not the videos of {record}. Remove it or name another folder"
+        )
+
+
+def plan_videos(settings: GenerateSettings, seed: int) -> list[Plan]:
+    """What each video shows, in the order of drawing. Shares are exact in each class's folder, up to rounding."""
+    rng = np.random.default_rng([seed, 0])
+    plans = []
+    for split, count in (("train", settings.train_per_class), ("test", settings.test_per_class)):
+        numbers = iter(rng.permutation(count * len(ACTIONS)))
+        for label, class_name in enumerate(ACTIONS):
+            rows = _train_rows(label, settings, rng) if split == "train" else _test_rows(label, count)
+            for true, scene, bad in rows:
+                path = f"{split}/{class_name}/clip_{next(numbers):04d}.mp4"
+                plans.append(Plan(path, split, class_name, ACTIONS[true], SCENES[scene], bad))
+    return plans
+
+
+def _train_rows(label: int, settings: GenerateSettings, rng: Generator) -> list[_Row]:
+    """True class, scene and fault of each video in a training folder; a scene goes with what the actor really does."""
+    count = settings.train_per_class
+    bad = round(settings.bad_share * count)
+    faults: list[_Fault] = [*["wrong_label"] * (bad // 2), *["lost"] * (bad - bad // 2), *[""] * (count - bad)]
+    own = rng.permutation(count) < round(settings.correlation * count)
+    rows: list[_Row] = []
+    for fault, is_own in zip([faults[i] for i in rng.permutation(count)], own, strict=True):
+        true = _another(label, rng) if fault == "wrong_label" else label
+        rows.append((true, true if is_own else _another(true, rng), fault))
+    return rows
+
+
+def _test_rows(label: int, count: int) -> list[_Row]:
+    """Every scene equally often; where the count does not divide, the classes take turns with the scenes left over."""
+    return [(label, (label * count + i) % len(SCENES), "") for i in range(count)]
+
+
+def _another(index: int, rng: Generator) -> int:
+    return int(index + rng.integers(1, len(ACTIONS))) % len(ACTIONS)
+
+
+def draw(plan: Plan, settings: GenerateSettings, rng: Generator) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """Draw one video.
+
+    Returns:
+        RGB frames, uint8 (T, H, W, 3), and the actor's pixels, bool (T, H, W).
+    """
+    scene_THWC = _draw_scene(plan.scene, settings, rng)
+    actor_THWC = _draw_actor(plan.true_class, settings, rng)
+    color_THWC, cover_THW1 = actor_THWC[..., :3], actor_THWC[..., 3:] / np.float32(255)
+    opacity = _LOST_OPACITY if plan.bad == "lost" else 1
+    frames_THWC = scene_THWC + opacity * (color_THWC - scene_THWC * cover_THW1)
+    return np.rint(frames_THWC).clip(0, 255).astype(np.uint8), cover_THW1[..., 0] > 0.5
+
+
+def _draw_scene(scene: str, settings: GenerateSettings, rng: Generator) -> NDArray[np.float32]:
+    """A texture of two shades of the scene's hue under uneven light, (T, H, W, 3) in [0, 255]; some of them move."""
+    hue = 180 * SCENES.index(scene) / len(SCENES) + rng.uniform(-7, 7)  # OpenCV's hues: [0, 180)
+    value, contrast, saturation = rng.uniform(70, 110), rng.uniform(25, 40), rng.uniform(35, 65)
+    shades_HSV = np.array([[[hue, saturation, value], [hue + rng.uniform(-8, 8), saturation, value + contrast]]])
+    shades_HSV[..., 0] %= 180
+    dark_C, light_C = cv2.cvtColor(shades_HSV.astype(np.uint8), cv2.COLOR_HSV2RGB)[0].astype(np.float32)
+    y_HW, x_HW = np.mgrid[: settings.height, : settings.width].astype(np.float32) * (72 / settings.height)
+    light_HW = 1 + rng.uniform(-0.1, 0.1) * (x_HW / 40 - 1) + rng.uniform(-0.1, 0.1) * (y_HW / 36 - 1)
+    travel = _scene_travel(scene, rng)
+    texture_seed = int(rng.integers(2**32))
+    frames = []
+    for time in np.linspace(0, 1, settings.frames) if travel.any() else (0.0,):
+        dx, dy = (travel * time).astype(np.float32)
+        texture_HW1 = _texture(scene, x_HW + dx, y_HW + dy, np.random.default_rng(texture_seed))[..., None]
+        frames.append((dark_C + (light_C - dark_C) * texture_HW1) * light_HW[..., None])
+    return np.broadcast_to(np.stack(frames), (settings.frames, *frames[0].shape))
+
+
+def _scene_travel(scene: str, rng: Generator) -> NDArray[np.float64]:
+    """How far the texture moves (x, y) over the video: a camera pan in some, waves and clouds that drift, mostly 0."""
+    pan = rng.uniform(3, 7) * rng.choice([-1, 1]) * (rng.random() < 0.15)
+    drift = rng.uniform(-3, 3, size=2) * (scene in ("waves", "clouds") and rng.random() < 0.5)
+    return np.array([pan, 0.0]) + drift
+
+
+def _texture(scene: str, x: NDArray[np.float32], y: NDArray[np.float32], rng: Generator) -> NDArray[np.float32]:
+    """Brightness of a scene at the points (x, y), in [0, 1]; edges are a few pixels soft."""
+    period, phase = float(rng.uniform(14, 22)), rng.uniform(0, 2 * np.pi, size=8).astype(np.float32)
+    u, v = 2 * np.pi * x / period + phase[0], 2 * np.pi * y / period + phase[1]
+    if scene == "stripes":
+        turn = float(rng.uniform(-0.6, 0.6))
+        wave = np.sin(u * np.cos(turn) + v * np.sin(turn))
+    elif scene == "checks":
+        wave = 2 * np.sin(u) * np.sin(v)
+    elif scene == "bricks":
+        shift = np.pi / 2 * (np.floor(v / np.pi) % 2)
+        wave = 4 * np.minimum(np.abs(np.sin(v)), np.abs(np.sin(u / 2 + shift))) - 1
+    elif scene == "waves":
+        wave = np.sin(1.5 * v + 1.5 * np.sin(u / 2))
+    elif scene == "clouds":
+        turns = rng.uniform(0, 2 * np.pi, size=6).astype(np.float32)
+        wave = np.mean(
+            [np.sin((u * np.cos(t) + v * np.sin(t)) / 2 + p) for t, p in zip(turns, phase[2:], strict=True)], axis=0
+        )
+    else:
+        wave = 3 * (np.cos(u) + np.cos(v)) - 3
+    return np.asarray(0.5 + 0.5 * np.clip(2 * wave, -1, 1), dtype=np.float32)
+
+
+def _draw_actor(action: str, settings: GenerateSettings, rng: Generator) -> NDArray[np.float32]:
+    """The actor on black, premultiplied RGB and cover, (T, H, W, 4) in [0, 255]."""
+    size = rng.uniform(0.74, 0.84) * settings.height * _SCALE
+    points_TLJP = _pose(action, settings, rng) * size + _path(size, settings, rng)[:, None, None]
+    colors = _clothes(rng), _clothes(rng), rng.uniform(0.65, 1) * np.array([255, 215, 185])
+    shape = settings.height * _SCALE, settings.width * _SCALE, 4
+    frames = []
+    for points_LJP in points_TLJP:
+        canvas_HWC = np.zeros(shape, np.uint8)
+        _draw_body(canvas_HWC, points_LJP.astype(int), size, *colors)
+        frames.append(cv2.resize(canvas_HWC, (settings.width, settings.height), interpolation=cv2.INTER_AREA))
+    actor_THWC = np.stack(frames).astype(np.float32)
+    return actor_THWC if rng.random() < 0.5 else actor_THWC[:, :, ::-1]
+
+
+def _clothes(rng: Generator) -> NDArray[np.float64]:
+    """A light color of any hue: every scene is darker, and no scene or action has colors of its own."""
+    return rng.uniform(195, 255, size=3)
+
+
+def _path(size: float, settings: GenerateSettings, rng: Generator) -> NDArray[np.float64]:
+    """Where the feet are, (T, 2): to the right by three trunk widths or more, so that no place is covered for long."""
+    reach, ground = size * rng.uniform(0.62, 0.7), settings.height * _SCALE * rng.uniform(0.91, 0.95)
+    middle = settings.width * _SCALE * rng.uniform(0.47, 0.53)
+    slope = settings.height * _SCALE * rng.uniform(-0.02, 0.02)
+    return np.linspace((middle - reach / 2, ground - slope), (middle + reach / 2, ground + slope), settings.frames)
+
+
+def _pose(action: str, settings: GenerateSettings, rng: Generator) -> NDArray[np.float64]:
+    """Three joints of each chain over time, (T, 5, 3, 2), (x, y) in body heights, y down, the ground at 0.
+
+    Chains: near and far arm, near and far leg, spine (hip, neck, head). The body is turned half to the right, towards
+    or away from the viewer, so that limbs show wherever they swing.
+    """
+    period = _PERIOD * rng.uniform(0.83, 1.2)
+    phase_T = 2 * np.pi * (rng.random() + np.arange(settings.frames) / settings.rate / period)
+    angles_TLSA, lift_T = _move(action, phase_T, rng)
+    out_TLS, fore_TLS = np.moveaxis(np.radians(angles_TLSA), -1, 0)
+    turn = np.radians(rng.uniform(30, 52))
+    across, ahead = np.cos(turn) * rng.choice([-1, 1]), np.sin(turn)
+    side_L = np.array([-1, 1, -1, 1])
+    x_TLS = side_L[:, None] * np.sin(out_TLS) * across + np.cos(out_TLS) * np.sin(fore_TLS) * ahead
+    y_TLS = np.cos(out_TLS) * np.cos(fore_TLS)
+    bones_TLSP = np.stack([x_TLS, y_TLS], axis=-1) * _BONES_LS[..., None]
+    roots_LP = np.stack([side_L * across * _SPREAD_L, _ROOT_Y_L], axis=-1)
+    limbs_TLJP = np.cumsum(
+        np.concatenate([np.broadcast_to(roots_LP, (len(phase_T), 4, 2))[:, :, None], bones_TLSP], 2), 2
+    )
+    spine_TLJP = np.broadcast_to(np.array([[[0, 0], [0, -0.31], [0, -0.42]]]), (len(phase_T), 1, 3, 2))
+    points_TLJP = np.concatenate([limbs_TLJP, spine_TLJP], axis=1)
+    points_TLJP[..., 1] -= (limbs_TLJP[:, 2:, 2, 1].max(axis=1) + lift_T)[:, None, None]
+    return points_TLJP
+
+
+def _move(action: str, phase_T: NDArray[np.float64], rng: Generator) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Degrees of each limb's two parts from hanging, outwards and forwards, (T, 4, 2, 2); height above ground, (T,).
+
+    Limbs that an action leaves alone are held still in poses that moving ones pass through, so that a single frame
+    tells little.
+    """
+    arms = [_HELD_ARMS[i] for i in rng.choice(len(_HELD_ARMS), size=2, p=(0.6, 0.2, 0.2))]
+    legs = rng.uniform((2, -8), (8, 8), size=(2, 1, 2)).repeat(2, axis=1)
+    angles_TLSA = np.tile(np.concatenate([arms, legs]), (len(phase_T), 1, 1, 1))
+    angles_TLSA += rng.uniform(-6, 6, size=(4, 2, 2))
+    lift_T = np.zeros(len(phase_T))
+    side, swing_T = rng.integers(2), np.cos(phase_T)
+    if action == "wave_hand":
+        angles_TLSA[:, side, :, 0] = np.stack([130 + 35 * swing_T, 140 + 65 * swing_T], 1)
+        angles_TLSA[:, side, :, 1] = 10
+    elif action == "clap_hands":
+        angles_TLSA[:, :2, :, 0] = np.stack([40 + 50 * swing_T, 25 + 65 * swing_T], 1)[:, None]
+        angles_TLSA[:, :2, :, 1] = 85
+    elif action == "jump":
+        lift_T = 0.2 * np.maximum(np.sin(phase_T), 0)
+        angles_TLSA[:, 2:, :, 1] += (np.maximum(-np.sin(phase_T), 0)[:, None] * (35, -35))[:, None]
+    elif action == "squat":
+        angles_TLSA[:, 2:, :, 1] += ((1 - swing_T)[:, None] * (35, -35))[:, None]
+    elif action == "walk":
+        # Arms and legs of one side swing against each other; a knee bends while its foot comes forward.
+        swing_TL = swing_T[:, None] * (-40, 40, 40, -40)
+        knee_TL = 20 * (1 + np.sin(phase_T)[:, None] * (0, 0, 1, -1)) * (0, 0, 1, 1)
+        angles_TLSA[..., 1] = np.stack([swing_TL, swing_TL - knee_TL], 2)
+        angles_TLSA[:, :2, :, 0] = 8
+    else:
+        angles_TLSA[:, 2 + side, :, 1] = np.stack([40 + 60 * swing_T, 25 + 70 * swing_T], 1)
+    return angles_TLSA, lift_T
+
+
+def _draw_body(
+    canvas_HWC: NDArray[np.uint8],
+    points_LJP: NDArray[np.int64],
+    size: float,
+    shirt_C: NDArray[np.float64],
+    trousers_C: NDArray[np.float64],
+    skin_C: NDArray[np.float64],
+) -> None:
+    """Draw the chains from far to near; farther limbs are darker, so that they stand out from the trunk."""
+
+    def part(start: NDArray[np.int64], end: NDArray[np.int64], width: float, color_C: NDArray[np.float64]) -> None:
+        cv2.line(canvas_HWC, start.tolist(), end.tolist(), (*color_C.tolist(), 255), round(width * size))
+
+    def limb(chain: int, shade: float) -> None:
+        upper_C, lower_C, width = (shirt_C, skin_C, 0.11) if chain < 2 else (trousers_C, trousers_C, 0.13)
+        root_P, joint_P, end_P = points_LJP[chain]
+        part(root_P, joint_P, width, upper_C * shade)
+        part(joint_P, end_P, width, lower_C * shade)
+
+    hip_P, neck_P, head_P = points_LJP[4]
+    limb(1, 0.75)
+    limb(3, 0.75)
+    part(hip_P, neck_P, 0.23, shirt_C)
+    limb(2, 0.9)
+    cv2.circle(canvas_HWC, head_P.tolist(), round(0.1 * size), (*skin_C.tolist(), 255), cv2.FILLED)
+    limb(0, 0.9)
+
+
+def _write_video(path: Path, frames_THWC: NDArray[np.uint8], rate: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(path), "w", options={"fflags": "+bitexact"}) as container:
+        stream = container.add_stream("libx264", rate=rate, options=_ENCODER)
+        stream.height, stream.width = frames_THWC.shape[1:3]
+        stream.pix_fmt = "yuv420p"
+        for frame_HWC in frames_THWC:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame_HWC, format="rgb24")))
+        container.mux(stream.encode())

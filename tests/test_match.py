@@ -1,0 +1,180 @@
+"""Neighbours and candidate pairs of small made-up indices, by hand."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from l2a_ray.errors import DatasetError, LeakError, SettingError
+from l2a_ray.match import PAIR_SCHEMA, MatchSettings, candidate_pairs, match, nearest_neighbours
+from l2a_ray.names import EmbeddingSettings, embed_names
+
+CLASSES = ("wave_hand", "clap_hands", "climb_stairs")
+Pairs = list[tuple[str, str]]
+
+
+def make_index(*rows: tuple[str, int, str, float]) -> pd.DataFrame:
+    frame = pd.DataFrame(rows, columns=["id", "label", "split", "foreground_ratio"])
+    return frame.assign(class_name=[CLASSES[label] for label in frame["label"]])
+
+
+INDEX = make_index(
+    ("a1", 0, "train", 0.2),
+    ("a2", 0, "train", 0.001),  # too little to paste
+    ("a3", 0, "val", 0.2),
+    ("a4", 0, "test", 0.2),
+    ("b1", 1, "train", 0.2),
+    ("b2", 1, "train", 0.95),  # no background left
+    ("b3", 1, "train", 0.1),
+    ("c1", 2, "train", 0.2),
+    ("c2", 2, "train", 0.3),
+    ("c3", 2, "test", 0.3),
+)
+
+
+def pairs_of(table: pa.Table) -> Pairs:
+    return list(zip(table["foreground"].to_pylist(), table["background"].to_pylist(), strict=True))
+
+
+def tables(kind: str, neighbours: list[int], seed: int = 0, index: pd.DataFrame = INDEX) -> list[pa.Table]:
+    settings = MatchSettings(kind=kind)  # type: ignore[arg-type]
+    return list(candidate_pairs(index, CLASSES, settings, np.array(neighbours), seed))
+
+
+def test_neighbours_by_hand() -> None:
+    embeddings = np.array([[1, 0], [0.8, 0.6], [0, 1], [-1, 0]], dtype=np.float32)
+    neighbours, similarity = nearest_neighbours(embeddings)
+    assert neighbours.tolist() == [1, 0, 1, 2]
+    np.testing.assert_allclose(similarity, [0.8, 0.8, 0.6, 0], atol=1e-6)
+    assert similarity.dtype == np.float32
+
+
+def test_ties_go_to_the_lower_label() -> None:
+    row = np.random.default_rng(0).normal(size=384).astype(np.float32)
+    neighbours, _ = nearest_neighbours(np.repeat(row[None] / np.linalg.norm(row), 37, axis=0))
+    assert neighbours.tolist() == [1] + [0] * 36
+
+
+def test_one_class_has_no_neighbour() -> None:
+    with pytest.raises(DatasetError, match="one class"):
+        nearest_neighbours(np.ones((1, 4), dtype=np.float32))
+
+
+def test_names_of_alike_actions_are_neighbours() -> None:
+    classes = ["wave_hand", "clap_hands", "walk", "golf", "throw", "swing_baseball", "catch"]
+    neighbours, _ = nearest_neighbours(embed_names(classes, EmbeddingSettings()))
+    found = {name: classes[label] for name, label in zip(classes, neighbours, strict=True)}
+    for one, other in (("wave_hand", "clap_hands"), ("golf", "swing_baseball"), ("throw", "catch")):
+        assert (found[one], found[other]) == (other, one)
+
+
+def test_semantic_pairs_by_hand() -> None:
+    chunks = tables("semantic", [1, 0, 0])
+    assert [pairs_of(chunk) for chunk in chunks] == [
+        [("a1", "b1"), ("a1", "b3")],
+        [("b1", "a1"), ("b1", "a2"), ("b2", "a1"), ("b2", "a2"), ("b3", "a1"), ("b3", "a2")],
+        [("c1", "a1"), ("c1", "a2"), ("c2", "a1"), ("c2", "a2")],
+    ]
+    assert all(chunk.schema == PAIR_SCHEMA for chunk in chunks)
+    assert chunks[2]["foreground_label"].to_pylist() == [2] * 4
+    assert chunks[2]["background_label"].to_pylist() == [0] * 4
+
+
+def test_same_class_never_pairs_a_clip_with_itself() -> None:
+    chunks = tables("same_class", [0, 1, 2])
+    assert [pairs_of(chunk) for chunk in chunks] == [
+        [("a1", "a2")],
+        [("b1", "b3"), ("b2", "b1"), ("b2", "b3"), ("b3", "b1")],
+        [("c1", "c2"), ("c2", "c1")],
+    ]
+    assert chunks[1]["background_label"].to_pylist() == [1] * 4
+
+
+def test_random_pairs_are_as_many_of_other_classes_and_distinct() -> None:
+    labels = {row.id: row.label for row in INDEX.itertuples()}
+    chunks = tables("random", [1, 0, 0])
+    assert [len(chunk) for chunk in chunks] == [2, 6, 4]
+    for label, chunk in enumerate(chunks):
+        pairs = pairs_of(chunk)
+        assert len(set(pairs)) == len(pairs)
+        assert chunk["background_label"].to_pylist() == [labels[background] for _, background in pairs]
+        assert label not in chunk["background_label"].to_pylist()
+        assert not {"b2", "a3", "a4", "c3"} & {background for _, background in pairs}
+
+
+def test_random_pairs_follow_the_seed_and_reach_every_class() -> None:
+    rows = [(f"{label}{clip:02d}", label, "train", 0.2) for label in range(3) for clip in range(30)]
+    index = make_index(*rows)
+    first, again, other = (pa.concat_tables(tables("random", [1, 0, 0], seed, index)) for seed in (7, 7, 8))
+    assert first.equals(again)
+    assert not first.equals(other)
+    # 900 pairs a class, the background's class a fair coin: within 5 standard deviations of 15.
+    drawn = pairs_of(first.slice(0, 900))
+    assert abs(sum(background.startswith("1") for _, background in drawn) - 450) < 75
+
+
+def test_pairs_grow_linearly_with_classes() -> None:
+    def count(classes: int) -> int:
+        rows = [(f"{label}-{clip}", label, "train", 0.2) for label in range(classes) for clip in range(4)]
+        frame = pd.DataFrame(rows, columns=["id", "label", "split", "foreground_ratio"])
+        names = [str(label) for label in range(classes)]
+        neighbours = (np.arange(classes) + 1) % classes
+        return sum(map(len, candidate_pairs(frame, names, MatchSettings(), neighbours, 0)))
+
+    assert (count(5), count(10), count(20)) == (80, 160, 320)
+
+
+@pytest.mark.parametrize(
+    ("index", "message"),
+    [
+        (
+            INDEX[INDEX["id"] != "a1"],
+            "'wave_hand'.*1 training clips can serve as foreground.*match.min_foreground=0.005",
+        ),
+        (INDEX[~INDEX["id"].isin(["b1", "b3"])], "'clap_hands'.*serve as background.*match.max_foreground=0.9"),
+        (INDEX[INDEX["label"] != 2], "'climb_stairs' has no training clip"),
+    ],
+)
+def test_a_class_without_usable_clips_is_named(index: pd.DataFrame, message: str) -> None:
+    with pytest.raises(DatasetError, match=message):
+        tables("semantic", [1, 0, 0], index=index)
+
+
+def test_a_class_with_one_clip_cannot_be_paired_with_itself() -> None:
+    with pytest.raises(DatasetError, match=r"'wave_hand'.*one usable"):
+        tables("same_class", [0, 1, 2], index=INDEX[INDEX["id"] != "a2"])
+
+
+def test_match_writes_pairs_and_neighbours(tmp_path: Path) -> None:
+    match(INDEX, CLASSES, MatchSettings(), 0, tmp_path / "match")
+    neighbours = pq.read_table(tmp_path / "match" / "neighbours.parquet").to_pandas()
+    assert neighbours["class_name"].tolist() == list(CLASSES)
+    assert neighbours["neighbour"].tolist()[:2] == ["clap_hands", "wave_hand"]
+    assert neighbours["similarity"].dtype == np.float32
+    labels = [CLASSES.index(name) for name in neighbours["neighbour"]]
+    written = pq.read_table(tmp_path / "match" / "pairs.parquet")
+    assert written.equals(pa.concat_tables(tables("semantic", labels)))
+
+
+def test_same_class_needs_no_embedding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr("l2a_ray.match.embed_names")
+    match(INDEX, CLASSES, MatchSettings(kind="same_class"), 0, tmp_path)
+    neighbours = pq.read_table(tmp_path / "neighbours.parquet")
+    assert neighbours["neighbour"].to_pylist() == list(CLASSES)
+    assert pq.read_metadata(tmp_path / "pairs.parquet").num_rows == 7
+
+
+@pytest.mark.parametrize("leaked", ["a1", "b3"])
+def test_a_training_clip_that_is_also_a_test_clip_is_refused(leaked: str, tmp_path: Path) -> None:
+    index = pd.concat([INDEX, make_index((leaked, 0, "test", 0.2))], ignore_index=True)
+    with pytest.raises(LeakError, match=leaked):
+        match(index, CLASSES, MatchSettings(kind="same_class"), 0, tmp_path)
+
+
+@pytest.mark.parametrize(("name", "value"), [("kind", "nearest"), ("min_foreground", -0.1), ("max_foreground", 1.5)])
+def test_impossible_settings_are_refused(name: str, value: object) -> None:
+    with pytest.raises(SettingError, match=rf"match\.{name}={value!r}"):
+        MatchSettings(**{name: value})  # type: ignore[arg-type]

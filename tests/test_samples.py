@@ -1,0 +1,143 @@
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from numpy.typing import NDArray
+
+from l2a_ray.clips.store import FAILED_COLUMNS, INDEX_DTYPES, ClipStore, StoredClip, write_clip, write_index
+from l2a_ray.composite import CompositeSettings
+from l2a_ray.errors import SettingError
+from l2a_ray.samples import BatchPlan, Sample, SampleLoader, crop_and_flip, stack
+from l2a_ray.segment.base import Planes
+
+CLASSES = ("red", "green", "blue")
+FRAMES, SIZE = 4, 32
+
+
+def make_store(root: Path, count: int) -> ClipStore:
+    """Noise whose channel number `label` is bright; an 8x8 actor of value 200; every fourth clip is a test clip."""
+    rng, rows = np.random.default_rng(0), []
+    masks = np.zeros((FRAMES, SIZE, SIZE), dtype=np.bool_)
+    masks[:, 12:20, 8:16] = True
+    for i in range(count):
+        label = i % 3
+        background = rng.integers(0, 60, (FRAMES, SIZE, SIZE, 3), dtype=np.uint8)
+        background[..., label] += 100
+        frames = np.where(masks[..., None], np.uint8(200), background)
+        write_clip(root / "data", f"{i:04x}", StoredClip(frames, background, Planes(masks, masks, masks)), {"k": "v"})
+        split = "test" if i % 4 == 3 else "train"
+        row = {"id": f"{i:04x}", "class_name": CLASSES[label], "label": label, "split": split, "height": SIZE}
+        rows.append(dict.fromkeys(INDEX_DTYPES, 0) | row | {"path": f"{i}.mp4", "group": str(i), "width": SIZE})
+    index = pd.DataFrame(rows).astype(INDEX_DTYPES)
+    write_index(root, "data", CLASSES, index, pd.DataFrame(columns=list(FAILED_COLUMNS)))
+    return ClipStore(root)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> ClipStore:
+    return make_store(tmp_path_factory.mktemp("store"), 8)
+
+
+def make_plan(share: float = 0.5, with_pairs: bool = True, real: int = 10, batch: int = 4, seed: int = 0) -> BatchPlan:
+    ids = np.array([f"r{i}" for i in range(real)])
+    pairs = np.array([[f"f{i}", f"b{i}"] for i in range(7)]) if with_pairs else None
+    return BatchPlan(ids, pairs, batch, share, seed)
+
+
+def row_of(plan: BatchPlan, steps: int) -> list[Sample]:
+    return [sample for step in range(steps) for sample in plan.batch(step)]
+
+
+def test_every_arm_takes_the_same_steps_in_full_batches() -> None:
+    arms = [make_plan(with_pairs=False), make_plan(), make_plan(share=0.25)]
+    assert {plan.steps_per_epoch for plan in arms} == {3}  # 10 clips in batches of 4
+    assert {len(plan.batch(step)) for plan in arms for step in range(20)} == {4}
+
+
+def test_each_pass_shows_every_real_clip_once() -> None:
+    row = row_of(make_plan(with_pairs=False), 10)
+    assert all(sample.background is None for sample in row)
+    passes = [[sample.foreground for sample in row[start : start + 10]] for start in range(0, 40, 10)]
+    assert all(sorted(seen) == [f"r{i}" for i in range(10)] for seen in passes)
+    assert len({tuple(seen) for seen in passes}) == 4  # each pass has its own order
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25, 0.5, 0.3, 1.0])
+def test_share_of_composites_holds_and_no_pair_is_favoured(share: float) -> None:
+    plan = make_plan(share=share)
+    row = row_of(plan, 70)
+    pairs = [sample for sample in row if sample.background is not None]
+    assert len(pairs) == round(280 * share)
+    for start in range(0, 280, 40):
+        assert abs(sum(s.background is not None for s in row[start : start + 40]) - 40 * share) <= 1
+    counts = Counter(sample.foreground for sample in pairs).values()
+    assert not pairs or (max(counts) - min(counts) <= 1 and len(counts) == 7)
+    assert all(sample.foreground[1:] == str(sample.background)[1:] for sample in pairs)
+
+
+def test_plan_is_a_function_of_seed_and_step_alone() -> None:
+    forwards = [make_plan().batch(step) for step in range(30)]
+    backwards = [make_plan().batch(step) for step in reversed(range(30))]
+    assert forwards == backwards[::-1]
+    assert forwards != [make_plan(seed=1).batch(step) for step in range(30)]
+    assert make_plan().rng(3, 1).random() == make_plan().rng(3, 1).random() != make_plan().rng(3, 2).random()
+
+
+def test_parts_of_a_batch_are_the_batch(store: ClipStore) -> None:
+    ids = store.rows("train")["id"].to_numpy(dtype=np.str_)
+    plan = BatchPlan(ids, np.stack([ids, ids[::-1]], axis=1), 4, 0.5, 0)
+    loader = SampleLoader(store, CompositeSettings(), 24)
+    frames, labels = stack(loader, plan, 5, range(4))
+    first, second = stack(loader, plan, 5, range(2)), stack(loader, plan, 5, range(2, 4))
+    assert frames.shape == (4, FRAMES, 24, 24, 3) and labels.shape == (4, 3)
+    np.testing.assert_array_equal(frames, np.concatenate([first[0], second[0]]))
+    np.testing.assert_array_equal(labels, np.concatenate([first[1], second[1]]))
+
+
+def test_real_clip_is_cropped_at_its_centre_with_its_own_label(store: ClipStore) -> None:
+    frames, label = SampleLoader(store, CompositeSettings(), 24)(Sample("0001"), None)
+    np.testing.assert_array_equal(frames, store.read("0001").frames_THWC[:, 4:28, 4:28])
+    assert label.tolist() == [0, 1, 0] and label.dtype == np.float32
+
+
+def test_pair_is_the_actor_on_the_other_background_with_the_label_of_eq_8(store: ClipStore) -> None:
+    frames, label = SampleLoader(store, CompositeSettings(alpha=4.0), SIZE)(Sample("0000", "0002"), None)
+    expected = store.read("0002").background_THWC.copy()
+    expected[:, 12:20, 8:16] = 200
+    np.testing.assert_array_equal(frames, expected)
+    weight = 1 - (1 - 64 / 1024) ** 4
+    np.testing.assert_allclose(label, [weight, 0, 1 - weight], rtol=1e-6)
+
+
+def test_foreground_label_alone_where_labels_are_not_mixed(store: ClipStore) -> None:
+    _, label = SampleLoader(store, CompositeSettings(mix_labels=False), SIZE)(Sample("0000", "0002"), None)
+    assert label.tolist() == [1, 0, 0]
+
+
+def test_all_frames_are_cropped_and_flipped_alike() -> None:
+    image = np.arange(10 * 12 * 3, dtype=np.uint8).reshape(10, 12, 3)
+    frames = np.broadcast_to(image, (5, 10, 12, 3))
+    seen: set[tuple[int, int, bool]] = set()
+    for seed in range(400):
+        cut = crop_and_flip(frames, 8, np.random.default_rng(seed))
+        assert all((cut[0] == frame).all() for frame in cut)
+        seen |= {
+            (top, left, flip)
+            for top in range(3)
+            for left in range(5)
+            for flip in (False, True)
+            if (window(image, top, left, flip) == cut[0]).all()
+        }
+    assert len(seen) == 3 * 5 * 2  # every place, either way round
+
+
+def window(image: NDArray[np.uint8], top: int, left: int, flip: bool) -> NDArray[np.uint8]:
+    cut = image[top : top + 8, left : left + 8]
+    return cut[:, ::-1] if flip else cut
+
+
+def test_too_large_a_crop_is_refused_by_name(store: ClipStore) -> None:
+    with pytest.raises(SettingError, match=r"classifier\.crop=33: .* 32 pixels"):
+        SampleLoader(store, CompositeSettings(), 33)(Sample("0000"), None)

@@ -1,0 +1,346 @@
+"""The Selector's network, its file, and the selection of the best pairs."""
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from torch import nn
+
+from l2a_ray.classifier.networks import NetworkSettings, build_network
+from l2a_ray.errors import SelectorFileError, SettingError, StageError
+from l2a_ray.names import EmbeddingSettings
+from l2a_ray.selector.file import METADATA, WEIGHTS, Selector, check_classes, hash_weights, load_selector, save_selector
+from l2a_ray.selector.network import SelectorNetwork, label_vectors, pair_observation
+from l2a_ray.selector.scoring import Floats, Rows, SelectSettings, TopK, score_pairs, select
+from l2a_ray.selector.vectors import ClipVectors
+
+RAYS_OWN = r"ignore::DeprecationWarning:ray\..*"
+CLASSES = ("brush hair", "catch", "clap")
+
+
+@pytest.fixture
+def network() -> SelectorNetwork:
+    torch.manual_seed(0)
+    made = SelectorNetwork(5, 3, hidden=(16, 8))
+    made.standardise(np.random.default_rng(0).normal(3, 2, (50, 5)).astype(np.float32))
+    return made
+
+
+def some_clips(count: int, seed: int = 1) -> ClipVectors:
+    rng = np.random.default_rng(seed)
+    return ClipVectors(
+        ids_N=np.array([f"{i:016x}" for i in range(count)], dtype=np.bytes_),
+        features_NF=rng.normal(3, 2, (count, 5)).astype(np.float32),
+        labels_NL=np.eye(3, dtype=np.float32)[rng.integers(3, size=count)],
+    )
+
+
+# --- network
+
+
+def test_equals_a_plain_mlp_on_the_scaled_concatenation(network: SelectorNetwork) -> None:
+    clips = some_clips(20)
+    plain = nn.Sequential(network.first, nn.ReLU(), network.deeper[0], nn.ReLU(), network.last)
+    scaled = (clips.features_NF - network.feature_mean_F.numpy()) / network.feature_std_F.numpy()
+    f, b = np.arange(20), np.arange(20)[::-1]
+    by_hand = torch.from_numpy(np.hstack([scaled[f], clips.labels_NL[f], scaled[b], clips.labels_NL[b]]))
+    pairs = torch.from_numpy(pair_observation(clips.clips_NFL, f, b.copy()))
+    torch.testing.assert_close(network(pairs), plain(by_hand).squeeze(-1), atol=1e-5, rtol=0)
+    assert network(pairs.reshape(4, 5, -1)).shape == (4, 5)
+
+
+def test_halves_computed_once_a_clip_equal_forward(network: SelectorNetwork) -> None:
+    clips = some_clips(30).clips_NFL
+    f, b = np.random.default_rng(2).integers(30, size=(2, 100))
+    omega = score_pairs(network, clips, f, b, batch=16)
+    forward = network(torch.from_numpy(pair_observation(clips, f, b))).sigmoid()
+    np.testing.assert_allclose(omega, forward.detach().numpy(), atol=1e-6)
+    assert not np.allclose(omega, score_pairs(network, clips, b, f, batch=16), atol=1e-5), "the order must matter"
+
+
+def test_standardise_uses_the_training_clips(network: SelectorNetwork) -> None:
+    features = np.array([[1, 7], [3, 7]], dtype=np.float32)
+    small = SelectorNetwork(2, 1, hidden=(4,))
+    small.standardise(features)
+    assert small.feature_mean_F.tolist() == [2, 7]
+    assert small.feature_std_F.tolist() == [1, 1], "a constant feature must not be divided by zero"
+
+
+def test_omega_starts_near_one_half() -> None:
+    torch.manual_seed(3)
+    omega = SelectorNetwork(512, 101)(torch.randn(64, 2 * 613)).sigmoid()
+    assert 0.45 < omega.min() < omega.max() < 0.55
+    assert omega.std() > 0
+
+
+def test_gradients_reach_every_weight(network: SelectorNetwork) -> None:
+    network(torch.randn(9, 16)).sum().backward()
+    assert all(weight.grad is not None and weight.grad.abs().sum() > 0 for weight in network.parameters())
+
+
+def test_label_vectors(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = EmbeddingSettings()
+    assert label_vectors(CLASSES, "one_hot", settings).tolist() == np.eye(3).tolist()
+    monkeypatch.setattr("l2a_ray.selector.network.embed_names", lambda *asked: asked)
+    assert label_vectors(CLASSES, "name", settings) == (CLASSES, settings)
+
+
+@pytest.mark.parametrize("hidden", [(), (8, 0)])
+def test_impossible_layers_are_refused(hidden: tuple[int, ...]) -> None:
+    with pytest.raises(SettingError, match=r"selector\.hidden"):
+        SelectorNetwork(5, 3, hidden)
+
+
+# --- the best K
+
+
+def in_plain(scores: Floats, k: int) -> Rows:
+    return np.array(sorted(range(len(scores)), key=lambda row: (-scores[row], row))[:k])
+
+
+@pytest.mark.parametrize("k", [1, 12, 300, 999, 1000, 1500])
+@pytest.mark.parametrize("levels", [3, 10_000])
+def test_top_k_equals_sorting_everything(k: int, levels: int) -> None:
+    rng = np.random.default_rng(k)
+    scores: Floats = rng.integers(levels, size=1000).astype(np.float32)
+    top, order = TopK(k), rng.permutation(1000)
+    for rows in np.array_split(order, 37):
+        top.update(scores[rows], rows)
+    kept, rows = top.result()
+    assert rows.tolist() == in_plain(scores, k).tolist()
+    assert kept.tolist() == scores[rows].tolist()
+
+
+def test_top_k_holds_no_more_than_twice_k_between_updates() -> None:
+    top = TopK(10)
+    for start in range(0, 5000, 50):
+        top.update(np.linspace(start, start + 1, 50, dtype=np.float32), np.arange(start, start + 50))
+        assert sum(len(rows) for _, rows in top._pending) < 20
+
+
+def test_a_score_does_not_depend_on_the_pairs_beside_it(network: SelectorNetwork) -> None:
+    clips = some_clips(30).clips_NFL
+    f, b = np.random.default_rng(2).integers(30, size=(2, 200))
+    together = score_pairs(network, clips, f, b, batch=64)
+    apart = [score_pairs(network, clips, f[i : i + 7], b[i : i + 7], batch=64) for i in range(0, 200, 7)]
+    assert together.tolist() == np.concatenate(apart).tolist()
+
+
+def test_unusable_networks_and_clips_are_refused(network: SelectorNetwork) -> None:
+    rows = np.zeros(1, np.int64)
+    with pytest.raises(SelectorFileError, match=r"5 features and 3 label values.*have 9"):
+        score_pairs(network, np.zeros((2, 9), np.float32), rows, rows)
+    with torch.no_grad():
+        network.last.bias.fill_(torch.nan)
+    with pytest.raises(SelectorFileError, match="NaN"):
+        score_pairs(network, some_clips(2).clips_NFL, rows, rows)
+
+
+# --- the file
+
+
+@pytest.fixture
+def selector(network: SelectorNetwork) -> Selector:
+    settings = NetworkSettings(name="small3d", width=2)
+    return Selector(
+        network=network,
+        encoding="one_hot",
+        embedding=EmbeddingSettings(),
+        classes=CLASSES,
+        backbone=build_network(settings, len(CLASSES)).state_dict(),
+        backbone_settings=settings,
+        backbone_classes=len(CLASSES),
+        crop=56,
+    )
+
+
+def test_round_trip(selector: Selector, tmp_path: Path) -> None:
+    save_selector(tmp_path / "new", selector)
+    loaded = load_selector(tmp_path / "new")
+    pairs = torch.randn(7, 16)
+    assert torch.equal(loaded.network(pairs), selector.network(pairs))
+    assert hash_weights(loaded.backbone) == hash_weights(selector.backbone)
+    build_network(loaded.backbone_settings, loaded.backbone_classes).load_state_dict(loaded.backbone)
+    assert all(weight.requires_grad for weight in loaded.network.parameters())
+    assert (loaded.encoding, loaded.embedding) == ("one_hot", selector.embedding)
+    assert (loaded.classes, loaded.crop) == (CLASSES, 56)
+    assert (loaded.network.hidden, loaded.network.label_size) == ((16, 8), 3)
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == [METADATA, WEIGHTS]
+
+
+def test_equal_selectors_give_equal_files(selector: Selector, tmp_path: Path) -> None:
+    save_selector(tmp_path, selector)
+    first = [(tmp_path / name).read_bytes() for name in (METADATA, WEIGHTS)]
+    save_selector(tmp_path, selector)
+    assert [(tmp_path / name).read_bytes() for name in (METADATA, WEIGHTS)] == first
+
+
+def test_hash_sees_names_values_and_shapes() -> None:
+    state = {"a": torch.ones(2, 3), "b": torch.tensor(1)}
+    others = [state | {"a": torch.ones(3, 2)}, {"c": state["a"], "b": state["b"]}, state | {"b": torch.tensor(2)}]
+    assert len({hash_weights(weights) for weights in (state, *others)}) == 4
+    assert hash_weights(dict(reversed(state.items()))) == hash_weights(state)
+
+
+def edit(**changes: object) -> Callable[[Path], object]:
+    def change(folder: Path) -> object:
+        metadata = json.loads((folder / METADATA).read_text())
+        return (folder / METADATA).write_text(json.dumps(metadata | changes))
+
+    return change
+
+
+def truncate(folder: Path) -> object:
+    content = (folder / WEIGHTS).read_bytes()
+    return (folder / WEIGHTS).write_bytes(content[: len(content) // 2])
+
+
+def exchange_backbone(folder: Path) -> object:
+    selector = load_selector(folder)
+    metadata = (folder / METADATA).read_bytes()
+    save_selector(folder, replace(selector, backbone={name: value + 1 for name, value in selector.backbone.items()}))
+    return (folder / METADATA).write_bytes(metadata)
+
+
+@pytest.mark.parametrize(
+    ("damage", "file", "message"),
+    [
+        (lambda folder: (folder / METADATA).unlink(), METADATA, "cannot be read"),
+        (lambda folder: (folder / WEIGHTS).unlink(), WEIGHTS, "cannot be read"),
+        (truncate, WEIGHTS, "truncated"),
+        (lambda folder: (folder / WEIGHTS).write_bytes(b""), WEIGHTS, "truncated"),
+        (lambda folder: (folder / METADATA).write_bytes(b'{"version": 1'), METADATA, "not JSON"),
+        (lambda folder: (folder / METADATA).write_bytes(b"\xff"), METADATA, "not JSON"),
+        (lambda folder: (folder / METADATA).write_text("[1]"), METADATA, "version None"),
+        (lambda folder: (folder / METADATA).write_text('{"version": 1}'), METADATA, "KeyError"),
+        (edit(version=2), METADATA, "version 2, and this program reads version 1"),
+        (edit(feature_size=6), METADATA, "size mismatch"),
+        (edit(feature_size=10**9), METADATA, "size mismatch"),
+        (edit(feature_size="5"), METADATA, "TypeError"),
+        (edit(hidden=[16, 8, 4]), METADATA, "Missing key"),
+        (edit(hidden=[]), METADATA, "selector.hidden"),
+        (edit(encoding="name"), METADATA, "encoding"),
+        (edit(classes=None), METADATA, "encoding"),
+        (edit(embedding={"kind": "minilm", "depth": 3}), METADATA, "depth"),
+        (edit(backbone={"name": "r4d"}), METADATA, "does not describe"),
+        (exchange_backbone, WEIGHTS, "replaced or changed"),
+    ],
+)
+def test_damaged_files_are_refused_by_name(
+    selector: Selector, tmp_path: Path, damage: Callable[[Path], object], file: str, message: str
+) -> None:
+    save_selector(tmp_path, selector)
+    damage(tmp_path)
+    with pytest.raises(SelectorFileError) as caught:
+        load_selector(tmp_path)
+    assert str(caught.value).startswith(str(tmp_path / file))
+    assert message in str(caught.value)
+
+
+def test_one_hot_selectors_score_their_own_classes_only(selector: Selector, tmp_path: Path) -> None:
+    check_classes(selector, list(CLASSES), tmp_path)
+    with pytest.raises(SelectorFileError, match="does not know 'jump'"):
+        check_classes(selector, ["catch", "jump"], tmp_path)
+    with pytest.raises(SelectorFileError, match="another order"):
+        check_classes(selector, CLASSES[::-1], tmp_path)
+    check_classes(replace(selector, encoding="name", classes=None), ["jump"], tmp_path)
+
+
+# --- select
+
+
+@pytest.fixture(scope="module")
+def local_ray() -> Iterator[None]:
+    ray = pytest.importorskip("ray")
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture
+def exact(network: SelectorNetwork) -> SelectorNetwork:
+    """A network of small whole numbers: its sums are exact in any order, and ties are many."""
+    rng = np.random.default_rng(5)
+    with torch.no_grad():
+        for values in network.state_dict().values():
+            values.copy_(torch.from_numpy(rng.integers(-1, 2, size=tuple(values.shape))))
+        network.feature_std_F.fill_(1)
+        network.last.weight.mul_(1 / 16)
+    return network
+
+
+def exact_clips() -> ClipVectors:
+    return replace(some_clips(60), features_NF=np.random.default_rng(6).integers(-2, 3, (60, 5)).astype(np.float32))
+
+
+def write_pairs(path: Path, clips: ClipVectors, count: int) -> pd.DataFrame:
+    f, b = np.random.default_rng(7).integers(60, size=(2, count))
+    names = clips.ids_N.astype(str)
+    labels = clips.labels_NL.argmax(axis=1).astype(np.int32)
+    columns = {"foreground": names[f], "background": names[b]}
+    table = pa.table(columns | {"foreground_label": labels[f], "background_label": labels[b]})
+    pq.write_table(table, path, row_group_size=700)
+    frame: pd.DataFrame = table.to_pandas()
+    return frame
+
+
+@pytest.mark.ray
+@pytest.mark.filterwarnings(RAYS_OWN)
+@pytest.mark.usefixtures("local_ray")
+def test_select_equals_the_plain_way(exact: SelectorNetwork, tmp_path: Path) -> None:
+    clips = exact_clips()
+    pairs = write_pairs(tmp_path / "pairs.parquet", clips, 4000)
+    rows = [clips.rows(pairs[column].tolist()) for column in ("foreground", "background")]
+    logits = exact(torch.from_numpy(pair_observation(clips.clips_NFL, *rows)))
+    omega = logits.sigmoid().detach().numpy()
+    pairs["score"] = omega
+    expected = pairs.iloc[in_plain(omega, 480)].reset_index(drop=True)
+    assert expected["score"].nunique() < 400, "the test wants ties"
+
+    select(tmp_path / "pairs.parquet", clips, exact, SelectSettings(), 11, tmp_path / "out")
+    selected, drawn, worst, histogram = (
+        pd.read_parquet(tmp_path / "out" / f"{name}.parquet") for name in ("selected", "random", "worst", "histogram")
+    )
+    pd.testing.assert_frame_equal(selected, expected, check_dtype=False)
+    assert selected["score"].dtype == np.float32
+    pd.testing.assert_frame_equal(worst, pairs.iloc[in_plain(-omega, 12)].reset_index(drop=True), check_dtype=False)
+    lucky = np.sort(np.random.default_rng(11).choice(4000, 480, replace=False))
+    expected = pairs.iloc[lucky[in_plain(omega[lucky], 480)]].reset_index(drop=True)
+    pd.testing.assert_frame_equal(drawn, expected, check_dtype=False)
+    assert histogram["count"].tolist() == np.histogram(omega, bins=50, range=(0, 1))[0].tolist()
+    assert (histogram["left"][0], histogram["right"][49]) == (0, 1)
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert summary == {"budget": 480, "candidates": 4000, "threshold": float(np.sort(omega)[-480])}
+
+
+@pytest.mark.ray
+@pytest.mark.filterwarnings(RAYS_OWN)
+@pytest.mark.usefixtures("local_ray")
+def test_select_refuses_pairs_of_clips_it_does_not_know(exact: SelectorNetwork, tmp_path: Path) -> None:
+    clips = exact_clips()
+    write_pairs(tmp_path / "pairs.parquet", clips, 20)
+    fewer = ClipVectors(clips.ids_N[:40], clips.features_NF[:40], clips.labels_NL[:40])
+    with pytest.raises(StageError, match="has no feature"):
+        select(tmp_path / "pairs.parquet", fewer, exact, SelectSettings(), 0, tmp_path)
+
+
+def test_select_refuses_a_missing_and_an_empty_table(exact: SelectorNetwork, tmp_path: Path) -> None:
+    with pytest.raises(StageError, match="cannot be read"):
+        select(tmp_path / "pairs.parquet", exact_clips(), exact, SelectSettings(), 0, tmp_path)
+    write_pairs(tmp_path / "pairs.parquet", exact_clips(), 0)
+    with pytest.raises(StageError, match="no candidate pair"):
+        select(tmp_path / "pairs.parquet", exact_clips(), exact, SelectSettings(), 0, tmp_path)
+
+
+@pytest.mark.parametrize("budget", [0, -0.1, 1.01, float("nan")])
+def test_impossible_budgets_are_refused(budget: float) -> None:
+    with pytest.raises(SettingError, match=r"select\.budget"):
+        SelectSettings(budget=budget)
+    assert asdict(SelectSettings(budget=1)) == {"budget": 1}

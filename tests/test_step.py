@@ -1,0 +1,119 @@
+import copy
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from l2a_ray.classifier.networks import Network, build_network
+from l2a_ray.classifier.settings import ClassifierSettings, NetworkSettings
+from l2a_ray.classifier.step import (
+    cosine_rate,
+    make_optimizer,
+    predict,
+    restore_state,
+    set_learning_rate,
+    soft_cross_entropy,
+    train_step,
+    training_state,
+)
+from l2a_ray.errors import SettingError
+
+SETTINGS = ClassifierSettings(network=NetworkSettings(name="small3d", width=4), learning_rate=0.05)
+
+
+def make_network() -> Network:
+    torch.manual_seed(0)
+    return build_network(SETTINGS.network, 2)
+
+
+def moving_bars(count: int, seed: int) -> tuple[Tensor, Tensor]:
+    """A bright bar that moves to the right (class 0) or to the left (class 1): single frames tell nothing."""
+    rng = np.random.default_rng(seed)
+    clips = rng.integers(0, 40, (count, 4, 16, 16, 3), dtype=np.uint8)
+    classes = rng.integers(2, size=count)
+    for clip, label in zip(clips, classes, strict=True):
+        start = rng.integers(16)
+        for t in range(4):
+            clip[t, :, (start + (3 * t if label == 0 else -3 * t)) % 16] = 255
+    return torch.from_numpy(clips), torch.eye(2)[torch.from_numpy(classes)]
+
+
+def test_motion_is_learned() -> None:
+    network = make_network()
+    optimizer = make_optimizer(network, SETTINGS)
+    for step in range(120):
+        set_learning_rate(optimizer, cosine_rate(0.05, step, 120))
+        train_step(network, optimizer, *moving_bars(16, seed=step))
+    clips, labels = moving_bars(100, seed=10_000)
+    accuracy = (predict(network, clips, 32).argmax(1) == labels.argmax(1)).float().mean()
+    assert accuracy > 0.95
+
+
+def test_step_is_sgd_with_momentum_and_weight_decay_on_the_mean_loss() -> None:
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 2, bias=False)).double()
+    weight = network[1].weight.detach().clone()
+    velocity = torch.zeros_like(weight)
+    optimizer = make_optimizer(network, ClassifierSettings(learning_rate=0.1, momentum=0.9, weight_decay=0.001))
+    for step in range(3):
+        clips = torch.rand((5, 1, 1, 1, 4), dtype=torch.float64, generator=torch.Generator().manual_seed(step))
+        labels = torch.tensor([[0.25, 0.75]], dtype=torch.float64).expand(5, 2)
+        x = clips.flatten(1)
+        chances = (x @ weight.T).softmax(1)
+        loss = -(labels * chances.log()).sum(1).mean()
+        velocity = 0.9 * velocity + (chances - labels).T @ x / 5 + 0.001 * weight
+        weight = weight - 0.1 * velocity
+        assert train_step(network, optimizer, clips, labels) == pytest.approx(loss.item(), rel=1e-12)
+        torch.testing.assert_close(network[1].weight.detach(), weight, rtol=1e-12, atol=0)
+
+
+def test_one_hot_labels_give_the_usual_cross_entropy() -> None:
+    logits = torch.tensor([[2.0, 0.0, -1.0]])
+    expected = math.log(math.exp(2) + 1 + math.exp(-1))
+    assert soft_cross_entropy(logits, torch.tensor([[0.0, 1.0, 0.0]])).item() == pytest.approx(expected)
+
+
+def test_learning_rate_falls_to_nothing_along_a_cosine() -> None:
+    rates = [cosine_rate(0.1, step, 100) for step in range(100)]
+    assert rates[0] == 0.1 and rates[50] == pytest.approx(0.05) and 0 < rates[99] < 1e-4
+    assert rates == sorted(rates, reverse=True)
+
+
+def test_prediction_leaves_the_network_as_it_was() -> None:
+    network = make_network().train()
+    before = copy.deepcopy(network.state_dict())
+    clips, _ = moving_bars(10, seed=0)
+    whole, parts = predict(network, clips, 10), predict(network, clips, 3)
+    torch.testing.assert_close(whole, parts)
+    assert network.training and whole.shape == (10, 2)
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+
+
+def test_restored_training_goes_on_bit_for_bit() -> None:
+    network = make_network()
+    optimizer = make_optimizer(network, SETTINGS)
+    for step in range(3):
+        train_step(network, optimizer, *moving_bars(8, seed=step))
+    saved = {name: value.clone() for name, value in training_state(network, optimizer).items()}
+    losses = [train_step(network, optimizer, *moving_bars(8, seed=step)) for step in range(3, 6)]
+    other = build_network(SETTINGS.network, 2)
+    other_optimizer = make_optimizer(other, SETTINGS)
+    restore_state(other, other_optimizer, saved)
+    assert [train_step(other, other_optimizer, *moving_bars(8, seed=step)) for step in range(3, 6)] == losses
+    ended = training_state(other, other_optimizer)
+    assert all(torch.equal(value, ended[name]) for name, value in training_state(network, optimizer).items())
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("learning_rate", 0.0), ("momentum", 1.0), ("weight_decay", -1.0), ("epochs", 0), ("composite_share", 1.5)],
+)
+def test_impossible_settings_are_refused_by_name(field: str, value: float) -> None:
+    with pytest.raises(SettingError, match=rf"classifier\.{field}={value}"):
+        ClassifierSettings(**{field: value})  # type: ignore[arg-type]
+
+
+def test_batch_must_be_divisible_among_the_workers() -> None:
+    with pytest.raises(SettingError, match=r"classifier\.batch_size=8: .*workers \(3\)"):
+        ClassifierSettings(batch_size=8, workers=3)
