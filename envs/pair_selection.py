@@ -16,7 +16,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from envs.settings import EnvSettings
-from envs.trial import ClassifierTrial, Outcome, fresh_head, whole_network
+from envs.trial import ClassifierTrial, Outcome
 from l2a_ray.classifier.networks import NetworkSettings, load_network
 from l2a_ray.clips.store import ClipStore
 from l2a_ray.composite import CompositeSettings
@@ -131,12 +131,9 @@ class PairSelectionEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.int8]]):
         test_ids = frozenset(store.rows("test")["id"])
         refuse_test_clips(validation, test_ids, "D_val")
         refuse_test_clips({*foreground.tolist(), *background.tolist()}, test_ids, files.pairs)
-        network = load_network(Path(files.warm_start), files.network, len(store.classes))
-        whole = files.settings.tune == "all"
-        body, learner = whole_network(network) if whole else fresh_head(network, len(store.classes))
         trial = ClassifierTrial(
-            body=body,
-            learner=learner,
+            network=load_network(Path(files.warm_start), files.network, len(store.classes)),
+            num_classes=len(store.classes),
             loader=SampleLoader(store, files.composite, files.crop),
             validation=validation,
             settings=files.settings,

@@ -20,8 +20,8 @@ class EnvSettings:
     """What the classifier's SGD step changes. `head`: a new linear head on the warm start's frozen features; `all`: all
     weights, from the warm start (paper). Ours: one step of all weights drowns what a pair is worth in the directions
     that the loss is steepest in, see docs/train-selector.md."""
-    learning_rate: float = 1.0
-    """Of the classifier's SGD step; features of a `head` have length 1 (ours; for `all`, 0.01 to 0.1)."""
+    learning_rate: float = 4.0
+    """Of the classifier's SGD step; features of a `head` have mean square length 1 (ours; for `all`, 0.01 to 0.1)."""
     momentum: float = 0.0
     """Of the classifier's SGD step (ours: without it a step's reward is owed to that step's pairs alone)."""
     weight_decay: float = 0.0

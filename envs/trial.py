@@ -35,26 +35,31 @@ class ClassifierTrial:
     """Trains and validates one classifier, over and over from the same start.
 
     Args:
-        body: what stays as it is: turns uint8 clips (B, T, H, W, C) into the learner's inputs.
-        learner: what is trained, at its start; maps inputs to logits (B, L).
+        network: the classifier at its warm start.
+        num_classes: L.
         loader: turns a pair of clip ids into a composite and its label.
-        validation: ids of the clips of D_val; their inputs to the learner are held in memory.
-        settings: learning rate, momentum and weight decay of the SGD step.
+        validation: ids of the clips of D_val; what the learner sees of them is held in memory.
+        settings: what is trained, and by which SGD step.
     """
 
     def __init__(
         self,
         *,
-        body: Callable[[Tensor], Tensor],
-        learner: nn.Module,
+        network: Network,
+        num_classes: int,
         loader: SampleLoader,
         validation: Sequence[str],
         settings: EnvSettings,
     ) -> None:
-        self._body, self._learner, self._loader, self._settings = body, learner, loader, settings
-        self._start = deepcopy(learner.state_dict())
-        inputs_N, labels_NL = _load(loader, [Sample(clip_id) for clip_id in validation], None)
-        self._val_inputs_N = torch.cat([body(clips) for clips in torch.split(inputs_N, BATCH)])
+        self._loader, self._settings = loader, settings
+        clips_NTHWC, labels_NL = _load(loader, [Sample(clip_id) for clip_id in validation], None)
+        self._body: Callable[[Tensor], Tensor] = _as_it_is
+        self._learner: nn.Module = network
+        if settings.tune == "head":
+            self._body = FrozenFeatures(network, clips_NTHWC)
+            self._learner = _zero_head(network.feature_size, num_classes)
+        self._start = deepcopy(self._learner.state_dict())
+        self._val_inputs_N = _in_batches(self._body, clips_NTHWC)
         self._val_labels_N = labels_NL.argmax(dim=1)
         self._outcome_at_start = self._validate()
         self.reset()
@@ -95,30 +100,37 @@ class ClassifierTrial:
         return Outcome(val_loss=loss.item(), val_accuracy=accuracy.item())
 
 
-def whole_network(network: Network) -> tuple[Callable[[Tensor], Tensor], nn.Module]:
-    """Return body and learner of a trial of all weights, from the warm start."""
-    return _as_it_is, network
-
-
-def fresh_head(network: Network, num_classes: int) -> tuple[Callable[[Tensor], Tensor], nn.Module]:
-    """Return body and learner of a trial of a new linear head, all zeros, on the warm start's frozen features."""
-    head = nn.Linear(network.feature_size, num_classes)
-    nn.init.zeros_(head.weight)
-    nn.init.zeros_(head.bias)
-    return FrozenFeatures(network), head
-
-
 class FrozenFeatures:
-    """A network's features, each clip's scaled to length 1, so that a learning rate means the same for any network."""
+    """A network's features, centred and scaled to a mean square length of 1 over the clips of D_val.
 
-    def __init__(self, network: Network) -> None:
-        self.network = network.eval()
+    So one learning rate means the same for any network, and no step is spent on what all clips have in common.
+    """
+
+    def __init__(self, network: Network, clips_NTHWC: Tensor) -> None:
+        self._network = network.eval()
+        features_NF = _in_batches(self._raw, clips_NTHWC)
+        self._mean_F = features_NF.mean(dim=0)
+        self._length = (features_NF - self._mean_F).square().sum(dim=1).mean().sqrt().clamp(min=1e-6)
 
     def __call__(self, clips_BTHWC: Tensor) -> Tensor:
         """Return float32 features (B, F) of uint8 clips, on the CPU."""
-        device = next(self.network.parameters()).device
+        return (self._raw(clips_BTHWC) - self._mean_F) / self._length
+
+    def _raw(self, clips_BTHWC: Tensor) -> Tensor:
+        device = next(self._network.parameters()).device
         with torch.no_grad():
-            return nn.functional.normalize(self.network.features(clips_BTHWC.to(device)), dim=1).cpu()
+            return self._network.features(clips_BTHWC.to(device)).cpu()
+
+
+def _zero_head(feature_size: int, num_classes: int) -> nn.Linear:
+    head = nn.Linear(feature_size, num_classes)
+    nn.init.zeros_(head.weight)
+    nn.init.zeros_(head.bias)
+    return head
+
+
+def _in_batches(body: Callable[[Tensor], Tensor], clips_NTHWC: Tensor) -> Tensor:
+    return torch.cat([body(clips) for clips in torch.split(clips_NTHWC, BATCH)])
 
 
 def _as_it_is(clips_BTHWC: Tensor) -> Tensor:

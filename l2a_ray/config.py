@@ -20,7 +20,7 @@ from l2a_ray.videos.decode import DecodeSettings
 
 ARMS = ("real", "random", "selected")
 # How a result is come by, not what it is: these may change between the start of a run and its resumption.
-NEUTRAL = ("checkpoint_every", "max_failures", "gpus_per_worker")
+NEUTRAL = ("checkpoint_every", "max_failures", "gpus_per_worker", "cpus_per_worker")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,6 +11,10 @@ import ray.data
 
 from l2a_ray.errors import L2AError
 
+# Of a Ray that we start on this machine. Data streams through it, so a small one is enough; Ray's own default, 30 % of
+# the memory, would be filled with batches that training will not want for minutes.
+OBJECT_STORE_BYTES = 2 * 2**30
+
 
 @contextmanager
 def ray_session() -> Iterator[None]:
@@ -23,7 +27,15 @@ def ray_session() -> Iterator[None]:
         return
     # Read when Ray Train starts its controller: generation 2 is what RAY_TRAIN_V2_ENABLED names.
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
-    ray.init(log_to_driver=True, logging_level=logging.WARNING, include_dashboard=False)
+    if "RAY_ADDRESS" in os.environ:
+        ray.init(log_to_driver=False, logging_level=logging.WARNING)
+    else:
+        ray.init(
+            log_to_driver=False,
+            logging_level=logging.WARNING,
+            include_dashboard=False,
+            object_store_memory=OBJECT_STORE_BYTES,
+        )
     try:
         quieten()
         yield
@@ -37,6 +49,7 @@ def quieten() -> None:
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     logging.getLogger("ray.data").setLevel(logging.WARNING)
+    logging.getLogger("ray.rllib").setLevel(logging.ERROR)
 
 
 def raise_cause(error: BaseException) -> NoReturn:

@@ -132,14 +132,15 @@ def report(settings: Settings) -> Path:
 
 def run(settings: Settings) -> Path:
     """Run all stages that the arms need."""
-    prepare(settings)
-    if set(settings.arm_names) != {"real"}:
-        match(settings)
-        train_selector(settings)
-        select(settings)
-    train(settings)
-    evaluate(settings)
-    return report(settings)
+    with ray_session():
+        prepare(settings)
+        if set(settings.arm_names) != {"real"}:
+            match(settings)
+            train_selector(settings)
+            select(settings)
+        train(settings)
+        evaluate(settings)
+        return report(settings)
 
 
 def _open(settings: Settings) -> RunFolder:

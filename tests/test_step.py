@@ -52,8 +52,9 @@ def test_motion_is_learned() -> None:
 
 
 def test_step_is_sgd_with_momentum_and_weight_decay_on_the_mean_loss() -> None:
-    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 2, bias=False)).double()
-    weight = network[1].weight.detach().clone()
+    layer = torch.nn.Linear(4, 2, bias=False)
+    network = torch.nn.Sequential(torch.nn.Flatten(), layer).double()
+    weight = layer.weight.detach().clone()
     velocity = torch.zeros_like(weight)
     optimizer = make_optimizer(network, ClassifierSettings(learning_rate=0.1, momentum=0.9, weight_decay=0.001))
     for step in range(3):
@@ -65,7 +66,7 @@ def test_step_is_sgd_with_momentum_and_weight_decay_on_the_mean_loss() -> None:
         velocity = 0.9 * velocity + (chances - labels).T @ x / 5 + 0.001 * weight
         weight = weight - 0.1 * velocity
         assert train_step(network, optimizer, clips, labels) == pytest.approx(loss.item(), rel=1e-12)
-        torch.testing.assert_close(network[1].weight.detach(), weight, rtol=1e-12, atol=0)
+        torch.testing.assert_close(layer.weight.detach(), weight, rtol=1e-12, atol=0)
 
 
 def test_one_hot_labels_give_the_usual_cross_entropy() -> None:

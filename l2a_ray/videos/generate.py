@@ -25,13 +25,16 @@ ACTIONS = ("wave_hand", "clap_hands", "jump", "squat", "walk", "kick")
 SCENES = ("stripes", "checks", "bricks", "waves", "clouds", "dots")
 """Scene i is the own scene of action i."""
 
+_Split = Literal["train", "test"]
 _Fault = Literal["", "wrong_label", "lost"]
 _Row = tuple[int, int, _Fault]  # true class, scene, fault
 
-_PERIOD = 1.1  # seconds a cycle of every action: 4.4 of 8 frames in a clip of 2 s, clear of aliasing
+_PERIOD = 1.1  # seconds a cycle of every action: in a clip of 2 s, 8 frames see it 4.4 times each, clear of aliasing
 _SCALE = 3  # the actor is drawn this many times larger and averaged down: smooth edges, positions finer than a pixel
 _LOST_OPACITY = 0.1  # a lost actor differs from the scene by a tenth of what another does
-_ENCODER = {"preset": "veryfast", "crf": "18", "threads": "1"}  # one thread: the bytes depend on the frames alone
+# The bytes must depend on the frames alone: one thread, and neither macroblock tree nor B-frames, which together made
+# files differ from run to run in a few bytes (x264 core 165); ultrafast uses neither.
+_ENCODER = {"preset": "ultrafast", "crf": "18", "threads": "1"}
 
 _BONES_LS = np.array([[0.18, 0.19]] * 2 + [[0.24, 0.24]] * 2)  # lengths of arms and legs in body heights
 _SPREAD_L = np.array([0.09, 0.09, 0.05, 0.05])  # of shoulders and hips from the middle
@@ -80,7 +83,7 @@ class Plan:
     """What one video shows; a row of ``truth.parquet``. ``true_class`` is what its actor does."""
 
     path: str
-    split: Literal["train", "test"]
+    split: _Split
     class_name: str
     true_class: str
     scene: str
@@ -96,7 +99,7 @@ def generate(root: Path, settings: GenerateSettings, seed: int) -> None:
         StageError: ``root`` is there and was made otherwise.
         StorageError: ``root`` cannot be written.
     """
-    record = json.dumps({"settings": asdict(settings), "seed": seed}, indent=2)
+    record = json.dumps({**asdict(settings), "seed": seed})
     if root.exists():
         _check_same(root, record)
         return
@@ -118,10 +121,11 @@ def generate(root: Path, settings: GenerateSettings, seed: int) -> None:
 
 def _check_same(root: Path, record: str) -> None:
     path = root / "settings.json"
-    found = path.read_text() if path.is_file() else "nothing"
+    found = path.read_text() if path.is_file() else "no settings.json"
     if found != record:
         raise StageError(
-            f"{root}: exists, but holds {found} and not the videos of {record}. Remove it or name another folder"
+            f"{root}: was not made with these settings: it has {found}, asked for is {record}. "
+            "Remove the folder, name another, or set generate.* and the seed as they were"
         )
 
 
@@ -129,7 +133,8 @@ def plan_videos(settings: GenerateSettings, seed: int) -> list[Plan]:
     """What each video shows, in the order of drawing. Shares are exact in each class's folder, up to rounding."""
     rng = np.random.default_rng([seed, 0])
     plans = []
-    for split, count in (("train", settings.train_per_class), ("test", settings.test_per_class)):
+    counts: dict[_Split, int] = {"train": settings.train_per_class, "test": settings.test_per_class}
+    for split, count in counts.items():
         numbers = iter(rng.permutation(count * len(ACTIONS)))
         for label, class_name in enumerate(ACTIONS):
             rows = _train_rows(label, settings, rng) if split == "train" else _test_rows(label, count)
@@ -143,10 +148,10 @@ def _train_rows(label: int, settings: GenerateSettings, rng: Generator) -> list[
     """True class, scene and fault of each video in a training folder; a scene goes with what the actor really does."""
     count = settings.train_per_class
     bad = round(settings.bad_share * count)
-    faults: list[_Fault] = [*["wrong_label"] * (bad // 2), *["lost"] * (bad - bad // 2), *[""] * (count - bad)]
     own = rng.permutation(count) < round(settings.correlation * count)
     rows: list[_Row] = []
-    for fault, is_own in zip([faults[i] for i in rng.permutation(count)], own, strict=True):
+    for place, is_own in zip(rng.permutation(count), own, strict=True):
+        fault: _Fault = "wrong_label" if place < bad // 2 else "lost" if place < bad else ""
         true = _another(label, rng) if fault == "wrong_label" else label
         rows.append((true, true if is_own else _another(true, rng), fault))
     return rows

@@ -5,6 +5,7 @@ from typing import Any
 
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
+from ray.tune.registry import register_env
 
 from envs import PairSelectionEnv
 from envs.pair_selection import EnvFiles
@@ -29,6 +30,7 @@ def _reinforce(settings: SelectorSettings, episode: int) -> AlgorithmConfig:
     )
 
 
+ENVIRONMENT = "l2a-pair-selection"  # RLlib's own registry, whose entries reach every env runner
 CONFIGS: dict[str, Callable[[SelectorSettings, int], AlgorithmConfig]] = {"REINFORCE": _reinforce}
 
 
@@ -41,9 +43,10 @@ def build_config(settings: SelectorSettings, files: EnvFiles, module: dict[str, 
         module: ``model_config`` of ``SelectorModule``.
         seed: of everything that RLlib draws.
     """
+    register_env(ENVIRONMENT, PairSelectionEnv.from_files)
     config = CONFIGS[settings.algorithm](settings, files.settings.steps)
     return (
-        config.environment(PairSelectionEnv.from_files, env_config={"files": files}, disable_env_checking=True)
+        config.environment(ENVIRONMENT, env_config={"files": files}, disable_env_checking=True)
         .training(lr=settings.learning_rate, gamma=settings.discount)
         .env_runners(
             num_env_runners=settings.env_runners, env_runner_cls=RepeatableEnvRunner, batch_mode="truncate_episodes"

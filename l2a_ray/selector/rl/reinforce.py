@@ -10,8 +10,11 @@ from ray.rllib.algorithms.algorithm_config import AlgorithmConfig, NotProvided
 from ray.rllib.connectors.connector_v2 import ConnectorV2
 from ray.rllib.core.columns import Columns
 from ray.rllib.core.learner.torch.torch_learner import TorchLearner
+from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.execution.rollout_ops import synchronous_parallel_sample
 from ray.rllib.utils.metrics import ENV_RUNNER_RESULTS, LEARNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME
+
+from l2a_ray.selector.rl.module import SelectorModule
 
 
 class ReinforceConfig(AlgorithmConfig):
@@ -45,6 +48,10 @@ class ReinforceConfig(AlgorithmConfig):
         if baseline_decay is not NotProvided:
             self.baseline_decay = baseline_decay
         return self
+
+    def get_default_rl_module_spec(self) -> RLModuleSpec:
+        """Return the module that ``rl_module(model_config=...)`` configures."""
+        return RLModuleSpec(module_class=SelectorModule)
 
     def get_default_learner_class(self) -> type[TorchLearner]:
         """Return the learner with REINFORCE's loss."""

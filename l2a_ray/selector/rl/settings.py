@@ -13,17 +13,18 @@ class SelectorSettings:
 
     algorithm: Literal["REINFORCE"] = "REINFORCE"
     """RLlib algorithm (paper, section 4.1: REINFORCE)."""
-    learning_rate: float = 1e-3
+    learning_rate: float = 3e-4
     """Of Adam (ours, between DVRL's 1e-2 and ALBA's 1e-5)."""
     discount: float = 0.0
     """0 makes each step's return its own reward, the paper's one-step episodes; above 0 is an ablation (ours)."""
-    baseline_decay: float = 0.95
+    baseline_decay: float = 0.9
     """Decay of the mean return that REINFORCE subtracts, so that only what is better than usual is made more likely
     (ours; delta does that in the paper, but only while the classifier goes on learning)."""
-    steps: int = 2000
+    steps: int = 600
     """Environment steps of each runner (ours)."""
-    steps_per_update: int = 1
-    """Environment steps of each runner that one gradient step averages over (paper: 1)."""
+    steps_per_update: int = 4
+    """Environment steps of each runner that one gradient step averages over (paper: 1; ours: RLlib's own work per
+    update is then a small part of the time)."""
     steps_per_iteration: int = 20
     """Environment steps of each runner between two looks at the progress; checkpoints fall on such borders."""
     hidden: tuple[int, ...] = (2048, 1024, 512)

@@ -5,6 +5,7 @@ Axes: N clips, F features of a clip, L length of a label vector.
 
 import shutil
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from ray.rllib.algorithms import Algorithm
 from ray.rllib.utils.metrics import ENV_RUNNER_RESULTS
 from tqdm import tqdm
 
-from envs.pair_selection import EnvFiles, read_candidates
+from envs.pair_selection import EnvFiles
 from envs.settings import EnvSettings
 from l2a_ray.classifier.evaluation import extract_features
 from l2a_ray.classifier.networks import load_network
@@ -28,7 +29,7 @@ from l2a_ray.names import EmbeddingSettings
 from l2a_ray.selector.file import Selector, save_selector
 from l2a_ray.selector.network import SelectorNetwork, label_vectors
 from l2a_ray.selector.rl.registry import build_config
-from l2a_ray.selector.rl.runner import STEPS
+from l2a_ray.selector.rl.runner import STEPS, RepeatableEnvRunner
 from l2a_ray.selector.rl.settings import SelectorSettings
 from l2a_ray.selector.vectors import ClipVectors
 
@@ -87,7 +88,7 @@ def train_selector(store: ClipStore, pairs: Path, settings: SelectorTraining, ou
         algorithm.stop()
     write_bytes(out / "history.parquet", history.to_parquet(index=False))
     save_selector(out, _bundle(network, store, settings, out))
-    shutil.rmtree(out / "checkpoints")
+    shutil.rmtree(out / "checkpoints", ignore_errors=True)
 
 
 def _vectors(store: ClipStore, settings: SelectorTraining, out: Path) -> ClipVectors:
@@ -133,8 +134,7 @@ def _learn(algorithm: Algorithm, settings: SelectorTraining, checkpoints: Path) 
 def _iterate(algorithm: Algorithm, seed: int, iteration: int, first_step: int) -> list[dict[str, Any]]:
     assert algorithm.env_runner_group is not None
     algorithm.env_runner_group.foreach_env_runner(
-        "begin_iteration",
-        kwargs={"seed": seed, "iteration": iteration},
+        partial(RepeatableEnvRunner.begin_iteration, seed=seed, iteration=iteration),
         local_env_runner=algorithm.config.num_env_runners == 0,
     )
     result = algorithm.train()
