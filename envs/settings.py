@@ -26,6 +26,9 @@ class EnvSettings:
     """Of the classifier's SGD step (ours: without it a step's reward is owed to that step's pairs alone)."""
     weight_decay: float = 0.0
     """Of the classifier's SGD step (ours: a single step needs none)."""
+    balance: bool = True
+    """Whether every class has the same share in the SGD step's loss (ours: else a reward says more of which classes the
+    mask happened to hold than of which pairs)."""
     validation_clips: int = 512
     """At most this many clips of D_val, classes evenly drawn, are validated on at each step (ours)."""
     candidates: int = 100_000

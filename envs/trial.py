@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from envs.settings import EnvSettings
 from l2a_ray.classifier.networks import Network
-from l2a_ray.classifier.step import predict, train_step
+from l2a_ray.classifier.step import balanced_weights, predict, train_step
 from l2a_ray.samples import Sample, SampleLoader
 
 BATCH = 64
@@ -55,9 +55,11 @@ class ClassifierTrial:
         clips_NTHWC, labels_NL = _load(loader, [Sample(clip_id) for clip_id in validation], None)
         self._body: Callable[[Tensor], Tensor] = _as_it_is
         self._learner: nn.Module = network
+        self._seen: dict[Sample, tuple[Tensor, Tensor]] | None = None
         if settings.tune == "head":
             self._body = FrozenFeatures(network, clips_NTHWC)
             self._learner = _zero_head(network.feature_size, num_classes)
+            self._seen = {}
         self._start = deepcopy(self._learner.state_dict())
         self._val_inputs_N = _in_batches(self._body, clips_NTHWC)
         self._val_labels_N = labels_NL.argmax(dim=1)
@@ -81,9 +83,10 @@ class ClassifierTrial:
         if not pairs:
             return replace(self._last, seconds_composite=0.0, seconds_train=0.0, seconds_validate=0.0)
         start = time.perf_counter()
-        clips_BTHWC, labels_BL = _load(self._loader, pairs, rng)
+        inputs_B, labels_BL = self._inputs(pairs, rng)
         composited = time.perf_counter()
-        train_step(self._learner, self._optimizer, self._body(clips_BTHWC), labels_BL)
+        weights_B = balanced_weights(labels_BL) if self._settings.balance else None
+        train_step(self._learner, self._optimizer, inputs_B, labels_BL, weights_B)
         trained = time.perf_counter()
         self._last = replace(
             self._validate(),
@@ -92,6 +95,21 @@ class ClassifierTrial:
         )
         self._last = replace(self._last, seconds_validate=time.perf_counter() - trained)
         return self._last
+
+    def _inputs(self, pairs: Sequence[Sample], rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+        """Return what the learner sees of the composites, and their labels.
+
+        A frozen body sees a pair the same way each time (its centre, not flipped), so each is composited once: what is
+        kept is F numbers a pair, of at most ``env.candidates`` pairs.
+        """
+        if self._seen is None:
+            return _load(self._loader, pairs, rng)
+        new = [pair for pair in dict.fromkeys(pairs) if pair not in self._seen]
+        if new:
+            clips_BTHWC, labels_BL = _load(self._loader, new, None)
+            self._seen |= zip(new, zip(self._body(clips_BTHWC), labels_BL, strict=True), strict=True)
+        inputs, labels = zip(*(self._seen[pair] for pair in pairs), strict=True)
+        return torch.stack(inputs), torch.stack(labels)
 
     def _validate(self) -> Outcome:
         logits_NL = predict(self._learner, self._val_inputs_N, BATCH)

@@ -5,6 +5,7 @@ Each reads what the stages before it wrote to the run folder, writes its own fol
 
 import hashlib
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 from l2a_ray.classifier.evaluation import evaluate as evaluate_models
@@ -36,7 +37,10 @@ def prepare(settings: Settings) -> Path:
     run = _open(settings)
     catalog = read_catalog(settings.data, settings.seed)
     write_json(run.path / "notes.json", list(catalog.notes))
-    parts = preparation.PrepareSettings(decode=settings.decode, segment=settings.segment, inpaint=settings.inpaint)
+    segment = settings.segment
+    if segment.kind == "precomputed" and segment.masks is None:
+        segment = replace(segment, masks=str(Path(settings.data.root) / "masks"))
+    parts = preparation.PrepareSettings(decode=settings.decode, segment=segment, inpaint=settings.inpaint)
     with ray_session():
         store = preparation.prepare(catalog, parts, run.path / "prepare")
     _tell_failures(store)

@@ -66,7 +66,7 @@ def make_selection(run: Path) -> None:
     neighbours = pd.DataFrame({"class_name": ["run", "jump"], "neighbour": ["jump", "run"], "similarity": [0.5, 0.5]})
     write(neighbours, run, "match/neighbours")
     step = np.arange(20)
-    history = pd.DataFrame({"step": step, "episode": step // 10, "reward": step / 100 - 0.1, "baseline": 1.0})
+    history = pd.DataFrame({"step": step, "iteration": step // 10, "reward": step / 100 - 0.1, "baseline": 1.0})
     history = history.assign(val_loss=1.1 - step / 100, val_accuracy=0.5, num_selected=8, num_pairs=16, mean_omega=0.5)
     history = history.assign(seconds_composite=0.1, seconds_train=0.2, seconds_validate=0.1)
     write(history, run, "train-selector/history")
@@ -157,7 +157,7 @@ def test_metrics_of_a_whole_run(whole: tuple[Path, Json, str]) -> None:
         }
     )
     assert metrics["selector"]["selector/steps"] == 20
-    assert metrics["selector"]["selector/episodes"] == 2
+    assert metrics["selector"]["selector/iterations"] == 2
     assert metrics["selector"]["selector/reward_last"] == pytest.approx((0.08 + 0.09) / 2)
     assert metrics["selector"]["selector/share_selected_last"] == 0.5
     assert [row["class_name"] for row in metrics["match"]["match/neighbours"]] == ["jump", "run"]

@@ -32,20 +32,42 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
         group["lr"] = rate
 
 
-def soft_cross_entropy(logits_BL: Tensor, labels_BL: Tensor) -> Tensor:
-    """Return the batch's mean cross-entropy to label distributions; one-hot rows give the usual one."""
-    return nn.functional.cross_entropy(logits_BL, labels_BL)
+def soft_cross_entropy(logits_BL: Tensor, labels_BL: Tensor, weights_B: Tensor | None = None) -> Tensor:
+    """Return the mean cross-entropy to label distributions, or the sum weighted by each clip's share of the loss."""
+    if weights_B is None:
+        return nn.functional.cross_entropy(logits_BL, labels_BL)
+    losses_B = nn.functional.cross_entropy(logits_BL, labels_BL, reduction="none")
+    return (losses_B * weights_B.to(losses_B.device)).sum()
 
 
-def train_step(network: nn.Module, optimizer: torch.optim.Optimizer, clips_BTHWC: Tensor, labels_BL: Tensor) -> float:
-    """Take one SGD step on uint8 clips and float label distributions; return the loss before the step."""
+def balanced_weights(labels_BL: Tensor) -> Tensor:
+    """Return each clip's share of the loss such that every class that occurs has the same share; they sum to 1.
+
+    A clip of several labels takes its part of each: w_i = sum_l y_il / sum_j y_jl, divided by the number of classes.
+    """
+    mass_L = labels_BL.sum(dim=0)
+    share_BL = labels_BL / mass_L.clamp(min=1e-12)
+    return share_BL.sum(dim=1) / (mass_L > 0).sum()
+
+
+def train_step(
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    clips_BTHWC: Tensor,
+    labels_BL: Tensor,
+    weights_B: Tensor | None = None,
+) -> float:
+    """Take one SGD step on uint8 clips and float label distributions; return the loss before the step.
+
+    ``weights_B`` are each clip's share of the loss and sum to 1; None: all alike.
+    """
     device = next(network.parameters()).device
     network.train()
     optimizer.zero_grad(set_to_none=True)
-    loss = soft_cross_entropy(network(clips_BTHWC.to(device)), labels_BL.to(device))
+    loss = soft_cross_entropy(network(clips_BTHWC.to(device)), labels_BL.to(device), weights_B)
     loss.backward()  # type: ignore[no-untyped-call]
     optimizer.step()
-    return loss.item()
+    return float(loss)
 
 
 def predict(network: nn.Module, clips_NTHWC: Tensor, batch_size: int) -> Tensor:

@@ -149,7 +149,7 @@ def _selector(history: pd.DataFrame) -> Json:
     first, last = history.head(tenth), history.tail(tenth)
     metrics: Json = {f"selector/{name}_first": first[name].mean() for name in names}
     metrics |= {f"selector/{name}_last": last[name].mean() for name in names}
-    return metrics | {"selector/steps": len(history), "selector/episodes": history["episode"].nunique()}
+    return metrics | {"selector/steps": len(history), "selector/iterations": history["iteration"].nunique()}
 
 
 def _selection(tables: RunTables) -> Json:

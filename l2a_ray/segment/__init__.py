@@ -19,17 +19,14 @@ class SegmentSettings:
     kind: Literal["motion", "precomputed"] = "motion"
     """``motion``: what moves before its background, without weights. ``precomputed``: masks from files."""
     masks: str | None = None
-    """Folder of the masks of ``precomputed``; ``segment/precomputed.py`` lists the formats."""
+    """Folder of the masks of ``precomputed``, by default `masks` in data.root; ``segment/precomputed.py`` lists the
+    formats."""
     motion: MotionSettings = field(default_factory=MotionSettings)
     """What ``motion`` takes for movement."""
 
     def __post_init__(self) -> None:
         if self.kind not in _BUILDERS:
             raise SettingError("segment.kind", self.kind, f"must be one of {', '.join(_BUILDERS)}")
-        if self.kind == "precomputed" and not self.masks:
-            raise SettingError(
-                "segment.masks", self.masks, "must name the folder of masks for segment.kind=precomputed"
-            )
 
 
 def build_segmenter(settings: SegmentSettings) -> Segmenter:
@@ -37,12 +34,20 @@ def build_segmenter(settings: SegmentSettings) -> Segmenter:
 
     Raises:
         DatasetError: the folder of masks does not exist.
+        SettingError: no folder of masks is named.
     """
     return _BUILDERS[settings.kind](settings)
 
 
+def _precomputed(settings: SegmentSettings) -> Segmenter:
+    if settings.masks is None:
+        reason = "must name the folder of masks for segment.kind=precomputed"
+        raise SettingError("segment.masks", settings.masks, reason)
+    return PrecomputedSegmenter(settings.masks)
+
+
 _BUILDERS: dict[str, Callable[[SegmentSettings], Segmenter]] = {
     "motion": lambda settings: MotionSegmenter(settings.motion),
-    "precomputed": lambda settings: PrecomputedSegmenter(str(settings.masks)),
+    "precomputed": _precomputed,
 }
 """Another segmenter is one module and one line here."""

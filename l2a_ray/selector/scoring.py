@@ -4,6 +4,7 @@ Pure but for :func:`select`, which needs Ray. Axes: B pairs, K budget, N clips, 
 """
 
 import io
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,7 @@ BATCH = 1024
 WORST = 12
 BINS = 50
 ENDS = ["foreground", "background"]
+LABEL = "foreground_label"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +38,10 @@ class SelectSettings:
 
     budget: float = 0.12
     """Share of the candidate pairs that is kept, in (0, 1]. The paper's Table 1 keeps 12K of 99K matched pairs."""
+
+    per_class: bool = False
+    """Whether the budget is a share of each foreground class's pairs, so that the classes stay as even as they were.
+    Ours; without it (paper, 4.1) easy classes can take all of a small budget."""
 
     def __post_init__(self) -> None:
         """Refuse shares that keep nothing or more than there is."""
@@ -143,18 +149,27 @@ def score_pairs(
 
 
 class Tally:
-    """What is kept of all scores: the best K, the worst few, the scores of K rows drawn at random, a histogram."""
+    """What is kept of all scores: the best K, the worst few, the scores of K rows drawn at random, a histogram.
 
-    def __init__(self, total: int, budget: int, seed: int) -> None:
-        self.best, self.worst = TopK(budget), TopK(min(WORST, total))
+    Args:
+        budgets: how many to keep of each group of pairs; K is their sum.
+        total: number of pairs.
+        seed: of the K rows drawn at random.
+    """
+
+    def __init__(self, budgets: dict[int, int], total: int, seed: int) -> None:
+        budget = sum(budgets.values())
+        self.best = {group: TopK(k) for group, k in budgets.items()}
+        self.worst = TopK(min(WORST, total))
         self.drawn_K: Rows = np.sort(np.random.default_rng(seed).choice(total, budget, replace=False))
         self.drawn_scores_K = np.empty(budget, np.float32)
         self.counts = np.zeros(BINS, np.int64)
         self.edges = np.linspace(0, 1, BINS + 1)
 
-    def update(self, scores_B: Floats, rows_B: Rows) -> None:
-        """Take in more rows with their scores, in any order."""
-        self.best.update(scores_B, rows_B)
+    def update(self, scores_B: Floats, rows_B: Rows, groups_B: Rows) -> None:
+        """Take in more rows with their scores and groups, in any order."""
+        for group in np.unique(groups_B):
+            self.best[int(group)].update(scores_B[groups_B == group], rows_B[groups_B == group])
         self.worst.update(-scores_B, rows_B)
         self.counts += np.histogram(scores_B.astype(np.float64), bins=self.edges)[0]
         place = np.searchsorted(self.drawn_K, rows_B).clip(max=len(self.drawn_K) - 1)
@@ -163,7 +178,10 @@ class Tally:
 
     def write(self, pairs_path: Path, out: Path) -> None:
         """Write the files of ``select/``, the summary last."""
-        scores_K, rows_K = self.best.result()
+        results = [best.result() for best in self.best.values()]
+        scores_K, rows_K = (np.concatenate(part) for part in zip(*results, strict=True))
+        order = best_first(scores_K, rows_K)
+        scores_K, rows_K = scores_K[order], rows_K[order]
         _write(out / "selected.parquet", _scored_pairs(pairs_path, rows_K, scores_K))
         order = best_first(self.drawn_scores_K, self.drawn_K)
         drawn = _scored_pairs(pairs_path, self.drawn_K[order], self.drawn_scores_K[order])
@@ -186,14 +204,14 @@ def select(
 ) -> None:
     """Score all candidate pairs, keep the best K (paper, 4.1, end) and K drawn at random, and write ``select/``.
 
-    Pairs stream through Ray Data a row group at a time; 12 bytes a pair come back. The result does not depend on the
+    Pairs stream through Ray Data a row group at a time; 20 bytes a pair come back. The result does not depend on the
     order or the number of workers. Ray must be running.
 
     Args:
-        pairs_path: ``match/pairs.parquet``, read by its columns ``foreground`` and ``background``.
+        pairs_path: ``match/pairs.parquet``, read by its columns ``foreground``, ``background`` and ``foreground_label``.
         clips: raw features and label vector of every clip.
         network: the trained Selector's network.
-        settings: the budget; K = max(1, round(budget * candidates)).
+        settings: the budget; K = max(1, round(budget * candidates)), of all pairs or of each foreground class.
         seed: of the K rows drawn at random.
         out: folder for selected, random, worst and histogram.parquet and summary.json.
 
@@ -206,16 +224,17 @@ def select(
     if total == 0:
         raise StageError(f"{pairs_path}: holds no candidate pair, so none can be selected. Run `l2a match` again")
     _check_clips(pairs_path, clips)
-    tally = Tally(total, max(1, round(settings.budget * total)), seed)
+    groups = _group_sizes(pairs_path) if settings.per_class else {0: total}
+    tally = Tally({group: max(1, round(settings.budget * size)) for group, size in groups.items()}, total, seed)
     with tqdm(total=total, desc="select", unit="pair") as bar:
-        for scores_B, rows_B in _stream(pairs_path, clips, network):
-            tally.update(scores_B, rows_B)
+        for scores_B, rows_B, labels_B in _stream(pairs_path, clips, network):
+            tally.update(scores_B, rows_B, labels_B if settings.per_class else np.zeros_like(rows_B))
             bar.update(len(rows_B))
     tally.write(pairs_path, out)
 
 
-def _stream(pairs_path: Path, clips: ClipVectors, network: SelectorNetwork) -> Iterator[tuple[Floats, Rows]]:
-    """Score the row groups in parallel; yields scores and row numbers, in no fixed order."""
+def _stream(pairs_path: Path, clips: ClipVectors, network: SelectorNetwork) -> Iterator[tuple[Floats, Rows, Rows]]:
+    """Score the row groups in parallel; yields scores, row numbers and foreground labels, in no fixed order."""
     import ray.data  # here, because the rest of this module serves machines without Ray
 
     from l2a_ray.session import quieten
@@ -226,15 +245,26 @@ def _stream(pairs_path: Path, clips: ClipVectors, network: SelectorNetwork) -> I
     def work(batch: Any) -> Any:
         network, halves, clips = ray.get(shared)
         group, start = int(batch["group"][0]), int(batch["start"][0])
-        pairs = _open(pairs_path).read_row_group(group, columns=ENDS)
+        pairs = _open(pairs_path).read_row_group(group, columns=[*ENDS, LABEL])
         foreground_B, background_B = (clips.rows(pairs[column].to_pylist()) for column in ENDS)
         omega_B = score_halves(network, halves, foreground_B, background_B)
-        return {"score": omega_B, "row": np.arange(start, start + len(omega_B))}
+        labels_B = pairs[LABEL].to_numpy().astype(np.int64)
+        return {"score": omega_B, "row": np.arange(start, start + len(omega_B)), "label": labels_B}
 
     items = [{"group": group, "start": start} for group, (start, _) in enumerate(_spans(pairs_path))]
     scored = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(work, batch_size=1)
     for batch in scored.iter_batches(batch_size=None, batch_format="numpy"):
-        yield np.asarray(batch["score"]), np.asarray(batch["row"])
+        yield np.asarray(batch["score"]), np.asarray(batch["row"]), np.asarray(batch["label"])
+
+
+def _group_sizes(path: Path) -> dict[int, int]:
+    """Count the pairs of every foreground class, a row group in memory at a time."""
+    sizes: Counter[int] = Counter()
+    pairs = _open(path)
+    for group in range(pairs.num_row_groups):
+        labels = pairs.read_row_group(group, columns=[LABEL])[LABEL]
+        sizes.update(labels.to_numpy().tolist())
+    return dict(sorted(sizes.items()))
 
 
 def _open(path: Path) -> pq.ParquetFile:

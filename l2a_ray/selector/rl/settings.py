@@ -13,19 +13,19 @@ class SelectorSettings:
 
     algorithm: Literal["REINFORCE"] = "REINFORCE"
     """RLlib algorithm (paper, section 4.1: REINFORCE)."""
-    learning_rate: float = 3e-4
+    learning_rate: float = 1e-3
     """Of Adam (ours, between DVRL's 1e-2 and ALBA's 1e-5)."""
     discount: float = 0.0
     """0 makes each step's return its own reward, the paper's one-step episodes; above 0 is an ablation (ours)."""
     baseline_decay: float = 0.9
     """Decay of the mean return that REINFORCE subtracts, so that only what is better than usual is made more likely
     (ours; delta does that in the paper, but only while the classifier goes on learning)."""
-    steps: int = 600
+    steps: int = 4000
     """Environment steps of each runner (ours)."""
-    steps_per_update: int = 4
+    steps_per_update: int = 16
     """Environment steps of each runner that one gradient step averages over (paper: 1; ours: RLlib's own work per
     update is then a small part of the time)."""
-    steps_per_iteration: int = 20
+    steps_per_iteration: int = 80
     """Environment steps of each runner between two looks at the progress; checkpoints fall on such borders."""
     hidden: tuple[int, ...] = (2048, 1024, 512)
     """Sizes of the hidden layers (paper, section 3.1)."""

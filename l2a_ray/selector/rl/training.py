@@ -17,7 +17,7 @@ from ray.rllib.algorithms import Algorithm
 from ray.rllib.utils.metrics import ENV_RUNNER_RESULTS
 from tqdm import tqdm
 
-from envs.pair_selection import EnvFiles
+from envs.pair_selection import EnvFiles, read_candidates
 from envs.settings import EnvSettings
 from l2a_ray.classifier.evaluation import extract_features
 from l2a_ray.classifier.networks import load_network
@@ -58,9 +58,8 @@ def train_selector(store: ClipStore, pairs: Path, settings: SelectorTraining, ou
         LeakError: a test clip is in D_val or in a pair.
         StorageError: ``out`` cannot be written.
     """
-    train_classifiers(
-        [TrainingRun("warm", settings.seed, None)], store.root, settings.classifier, settings.composite, out
-    )
+    warm = TrainingRun("warm", settings.seed, _warm_pairs(pairs, settings, out))
+    train_classifiers([warm], store.root, settings.classifier, settings.composite, out)
     vectors = _vectors(store, settings, out)
     network = _initial(store, vectors, settings)
     files = EnvFiles(
@@ -89,6 +88,16 @@ def train_selector(store: ClipStore, pairs: Path, settings: SelectorTraining, ou
     write_bytes(out / "history.parquet", history.to_parquet(index=False))
     save_selector(out, _bundle(network, store, settings, out))
     shutil.rmtree(out / "checkpoints", ignore_errors=True)
+
+
+def _warm_pairs(pairs: Path, settings: SelectorTraining, out: Path) -> str | None:
+    """Write the random pairs that the warm start is trained with; None if it sees real clips alone."""
+    if settings.selector.warm_start == "real":
+        return None
+    foreground, background = read_candidates(pairs, settings.env.candidates, settings.seed)
+    path = out / "warm_pairs.parquet"
+    write_bytes(path, pd.DataFrame({"foreground": foreground, "background": background}).to_parquet(index=False))
+    return str(path)
 
 
 def _vectors(store: ClipStore, settings: SelectorTraining, out: Path) -> ClipVectors:

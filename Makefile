@@ -1,0 +1,41 @@
+# Every target sets itself up: Python 3.11, git and make are all that must be there.
+PYTHON ?= python3.11
+BIN := .venv/bin
+SOURCES := l2a_ray envs benchmarks tests
+
+.PHONY: demo test checks format lint types lock clean
+
+demo: .venv/ready
+	$(BIN)/l2a generate --root demo_videos
+	$(BIN)/l2a run --config configs/demo.yaml
+	@echo "The report: runs/demo/report/index.html"
+
+test: .venv/ready
+	$(BIN)/pytest
+
+checks: format lint types test
+
+format: .venv/ready
+	$(BIN)/ruff format --check $(SOURCES)
+
+lint: .venv/ready
+	$(BIN)/ruff check $(SOURCES)
+
+types: .venv/ready
+	$(BIN)/mypy
+
+# uv installs the locked set in seconds where pip takes minutes; it lives in the environment that it fills.
+.venv/ready: requirements.lock
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==0.13.9
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes --requirement requirements.lock
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
+	touch $@
+
+# After a change of dependencies: exact versions with hashes.
+lock: .venv/ready
+	$(BIN)/uv pip compile --quiet pyproject.toml --group dev --generate-hashes --no-header --python-version 3.11 \
+		--output-file requirements.lock
+
+clean:
+	rm -rf .venv build dist *.egg-info

@@ -1,0 +1,108 @@
+"""Small builders that several test files share. Imports no Ray: tests/test_no_ray.py runs them without it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+
+from envs import EnvSettings, PairSelectionEnv
+from envs.trial import ClassifierTrial
+from l2a_ray.classifier.networks import Network, NetworkSettings, build_network
+from l2a_ray.clips.store import FAILED_COLUMNS, INDEX_DTYPES, ClipStore, StoredClip, write_clip, write_index
+from l2a_ray.composite import CompositeSettings
+from l2a_ray.samples import SampleLoader
+from l2a_ray.segment.base import Planes
+from l2a_ray.selector.vectors import ClipVectors
+
+CLASSES = ("red", "green", "blue")
+FRAMES, HEIGHT, WIDTH, CROP = 4, 20, 24, 20
+SPLITS = ("train", "train", "train", "val", "val", "test")
+NETWORK = NetworkSettings(name="small3d", width=4)
+
+
+def noise_clip(rng: np.random.Generator, frames: int, height: int, width: int) -> StoredClip:
+    frames_THWC, background_THWC = (rng.integers(0, 256, (frames, height, width, 3), dtype=np.uint8) for _ in range(2))
+    masks = (rng.random((frames, height, width)) < share for share in (0.3, 0.2, 0.5))
+    return StoredClip(frames_THWC, background_THWC, Planes(*masks))
+
+
+def small_store(root: Path, count: int = 18) -> ClipStore:
+    """Noise in which channel number `label` is brighter; each class has clips of every split."""
+    rng, rows = np.random.default_rng(0), []
+    for i in range(count):
+        label, clip_id = i % 3, f"{i:016x}"
+        clip = noise_clip(rng, FRAMES, HEIGHT, WIDTH)
+        clip.frames_THWC[..., label] //= 2
+        clip.frames_THWC[..., label] += 100
+        write_clip(root / "data", clip_id, clip, {"k": "v"})
+        row = {"id": clip_id, "path": f"{i}.mp4", "group": str(i), "split": SPLITS[i // 3 % len(SPLITS)]}
+        rows.append(dict.fromkeys(INDEX_DTYPES, 0) | row | {"class_name": CLASSES[label], "label": label})
+    index = pd.DataFrame(rows).astype(INDEX_DTYPES)
+    write_index(root, "data", CLASSES, index, pd.DataFrame(columns=list(FAILED_COLUMNS)))
+    return ClipStore(root)
+
+
+def small_network() -> Network:
+    torch.manual_seed(0)
+    return build_network(NETWORK, len(CLASSES))
+
+
+def small_vectors(store: ClipStore) -> ClipVectors:
+    """Random features of five numbers and one-hot labels, of all clips but the test clips, as `train-selector` has."""
+    rows = store.index[store.index["split"] != "test"]
+    features_NF = np.random.default_rng(1).normal(size=(len(rows), 5)).astype(np.float32)
+    labels_NL = np.eye(3, dtype=np.float32)[rows["label"].to_numpy()]
+    return ClipVectors(rows["id"].to_numpy().astype(np.bytes_), features_NF, labels_NL)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """All that an environment is made of; `env` makes one, each with a network of its own."""
+
+    store: ClipStore
+    vectors: ClipVectors
+    foreground: NDArray[np.str_]
+    background: NDArray[np.str_]
+
+    @property
+    def loader(self) -> SampleLoader:
+        return SampleLoader(self.store, CompositeSettings(), CROP)
+
+    @property
+    def validation(self) -> list[str]:
+        ids: list[str] = self.store.rows("val")["id"].tolist()
+        return ids
+
+    def trial(self, settings: EnvSettings) -> ClassifierTrial:
+        return ClassifierTrial(
+            network=small_network(),
+            num_classes=len(CLASSES),
+            loader=self.loader,
+            validation=self.validation,
+            settings=settings,
+        )
+
+    def env(self, settings: EnvSettings) -> PairSelectionEnv:
+        return PairSelectionEnv(
+            trial=self.trial(settings),
+            vectors=self.vectors,
+            foreground_P=self.vectors.rows(self.foreground),
+            background_P=self.vectors.rows(self.background),
+            settings=settings,
+        )
+
+
+def small_problem(root: Path) -> Problem:
+    """All ordered pairs of training clips of two classes."""
+    store = small_store(root)
+    train = store.rows("train")
+    pairs = train.merge(train, how="cross", suffixes=("_f", "_b")).query("label_f != label_b")
+    return Problem(
+        store,
+        small_vectors(store),
+        pairs["id_f"].to_numpy(dtype=np.str_),
+        pairs["id_b"].to_numpy(dtype=np.str_),
+    )

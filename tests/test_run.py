@@ -1,0 +1,158 @@
+"""The run folder and the settings: what is complete is kept, what differs is refused, what cannot work is named."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from l2a_ray.classifier.settings import ClassifierSettings
+from l2a_ray.config import NEUTRAL, Settings
+from l2a_ray.errors import SettingError, StageError, StorageError
+from l2a_ray.run import RunFolder, flatten
+from l2a_ray.selector.rl.settings import SelectorSettings
+from l2a_ray.selector.scoring import SelectSettings
+from l2a_ray.videos.catalog import DataSettings
+from l2a_ray.videos.decode import DecodeSettings
+
+
+class Work:
+    """Writes one more file a call; stops before the end of the first `stops` calls."""
+
+    def __init__(self, stops: int = 0) -> None:
+        self.stops, self.found = stops, list[list[str]]()
+
+    def __call__(self, out: Path) -> None:
+        self.found.append(sorted(path.name for path in out.glob("*.txt")))
+        (out / f"{len(self.found)}.txt").touch()
+        if len(self.found) <= self.stops:
+            raise KeyboardInterrupt
+
+
+def test_complete_stage_is_skipped(tmp_path: Path) -> None:
+    run, work = RunFolder(tmp_path / "runs" / "a"), Work()
+    for _ in range(2):
+        assert run.stage("match", {"seed": 1, "match.kind": "random"}, work) == run.path / "match"
+    assert work.found == [[]] and run.folder("match") == run.path / "match"
+
+
+def test_interrupted_stage_goes_on_inside(tmp_path: Path) -> None:
+    run, work = RunFolder(tmp_path), Work(stops=2)
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            run.stage("match", {"seed": 1}, work)
+        with pytest.raises(StageError, match=r"`match` has not been run. Run `l2a match` first"):
+            run.folder("match")
+    run.stage("match", {"seed": 1}, work)
+    assert work.found == [[], ["1.txt"], ["1.txt", "2.txt"]]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["match"]
+
+
+@pytest.mark.parametrize("stops", [0, 1], ids=["complete", "interrupted"])
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [
+        ({"seed": 1, "select.budget": 0.5}, r"select\.budget=0\.1, now select\.budget=0\.5"),
+        ({"seed": 2, "select.budget": 0.1}, "seed=1, now seed=2"),
+        ({"seed": 1}, r"select\.budget=0\.1, now select\.budget=None"),
+        ({"seed": 1, "select.budget": 0.1, "zoom": 3}, "zoom=None, now zoom=3"),
+    ],
+)
+def test_changed_setting_is_refused_by_name(tmp_path: Path, stops: int, changed: dict[str, Any], named: str) -> None:
+    run, work = RunFolder(tmp_path), Work(stops)
+    try:
+        run.stage("select", {"seed": 1, "select.budget": 0.1}, work)
+    except KeyboardInterrupt:
+        assert stops
+    with pytest.raises(StageError, match=named):
+        run.stage("select", changed, work)
+    assert len(work.found) == 1, "nothing may be mixed in"
+
+
+def test_settings_survive_their_way_through_json(tmp_path: Path) -> None:
+    run, work = RunFolder(tmp_path), Work()
+    for _ in range(2):
+        run.stage("train", {"selector.hidden": (8, 4), "labels": None, "share": 0.1 + 0.2}, work)
+    assert len(work.found) == 1
+
+
+def test_grown_extent_goes_on_in_what_is_there(tmp_path: Path) -> None:
+    run, work = RunFolder(tmp_path), Work()
+    run.stage("train", {"seed": 1}, work, {"seeds": 1})
+    run.stage("train", {"seed": 1}, work, {"seeds": 3})
+    run.stage("train", {"seed": 1}, work, {"seeds": 3})
+    assert work.found == [[], ["1.txt"]]
+    assert json.loads((run.folder("train") / "stage.json").read_text())["extent"] == {"seeds": 3}
+    with pytest.raises(StageError, match="seed=1"):
+        run.stage("train", {"seed": 2}, work, {"seeds": 4})
+    assert run.folder("train").is_dir(), "a refusal must leave the complete stage in its place"
+
+
+def test_run_folder_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(StorageError, match="cannot be made"):
+        RunFolder(tmp_path / "file" / "run")
+
+
+def test_description_gives_the_settings_back(tmp_path: Path) -> None:
+    settings = Settings(name="a", select=SelectSettings(budget=0.5))
+    RunFolder(tmp_path).describe(settings.plain(), 3)
+    written = yaml.safe_load((tmp_path / "config.yaml").read_text())
+    assert json.loads(json.dumps(settings.plain())) == written
+    environment = json.loads((tmp_path / "environment.json").read_text())
+    assert environment["seed"] == 3 and {"ray", "torch", "numpy"} <= environment["packages"].keys()
+
+
+def test_flatten() -> None:
+    nested = {"a": 1, "b": {"c": [2], "d": {"e": None}}, "f": {}}
+    assert flatten(nested) == {"a": 1, "b.c": [2], "b.d.e": None}
+
+
+def test_flat_settings_leave_out_how_a_result_is_come_by() -> None:
+    flat = Settings(name="a", seed=7).flat("seed", "classifier")
+    assert flat["seed"] == 7 and "classifier.network.name" in flat and "classifier.crop" in flat
+    assert not any(key.endswith(name) for key in flat for name in NEUTRAL)
+    assert not any(key.startswith(("name", "runs", "select", "decode")) for key in flat)
+
+
+def test_arms_are_read_in_order_without_repetition() -> None:
+    assert Settings(name="a", arms=" selected,real, selected,").arm_names == ("selected", "real")
+    assert Settings(name="a", runs="there").folder == Path("there/a")
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "build"),
+    [
+        ("select.budget", 0.0, lambda: SelectSettings(budget=0.0)),
+        ("select.budget", 1.5, lambda: SelectSettings(budget=1.5)),
+        ("decode.frames", 0, lambda: DecodeSettings(frames=0)),
+        ("decode.frames", 1, lambda: DecodeSettings(frames=1)),
+        ("data.val_fraction", 1.0, lambda: DataSettings(val_fraction=1.0)),
+        ("data.val_fraction", 0.0, lambda: DataSettings(val_fraction=0.0)),
+        ("arms", "real,best", lambda: Settings(name="a", arms="real,best")),
+        ("arms", ",", lambda: Settings(name="a", arms=",")),
+        ("seeds", 0, lambda: Settings(name="a", seeds=0)),
+        ("seed", -1, lambda: Settings(name="a", seed=-1)),
+        ("name", "a/b", lambda: Settings(name="a/b")),
+        ("name", "", lambda: Settings(name="")),
+        ("name", "..", lambda: Settings(name="..")),
+        ("classifier.crop", 65, lambda: Settings(name="a", decode=DecodeSettings(size=64), classifier=crop(65))),
+        ("selector.steps", 30, lambda: SelectorSettings(steps=30, steps_per_iteration=20, steps_per_update=4)),
+        ("selector.steps_per_update", 3, lambda: SelectorSettings(steps_per_update=3, steps_per_iteration=20)),
+        ("selector.hidden", (), lambda: SelectorSettings(hidden=())),
+    ],
+)
+def test_impossible_settings_are_refused_by_name(field: str, value: object, build: Any) -> None:
+    with pytest.raises(SettingError) as caught:
+        build()
+    assert caught.value.field == field and caught.value.value == value
+    assert f"{field}={value!r}: must" in str(caught.value)
+
+
+def crop(pixels: int) -> ClassifierSettings:
+    return ClassifierSettings(crop=pixels)
+
+
+def test_crop_may_be_as_large_as_the_clips() -> None:
+    assert Settings(name="a", decode=DecodeSettings(size=64), classifier=crop(64)).classifier.crop == 64
