@@ -70,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _execute(parser: ArgumentParser, parsed: Namespace) -> None:
     command: str = parsed.subcommand
-    chosen = parser.instantiate_classes(parsed)[command]
+    chosen = parser.instantiate(parsed)[command]
     if command == "generate":
         generate(Path(chosen.root), chosen.generate, chosen.seed)
         return

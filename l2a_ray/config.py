@@ -93,4 +93,6 @@ class Settings:
     def flat(self, *sections: str) -> dict[str, Any]:
         """Return the named sections with dotted names, without what only says how a result is come by."""
         chosen = {key: value for key, value in self.plain().items() if key in sections}
+        if "data" in chosen:  # the same folder, however it was typed
+            chosen["data"]["root"] = str(Path(self.data.root).absolute())
         return {key: value for key, value in flatten(chosen).items() if key.rpartition(".")[2] not in NEUTRAL}

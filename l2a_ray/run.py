@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from l2a_ray.errors import StageError, StorageError
+from l2a_ray.errors import StageError
 from l2a_ray.files import write_bytes, write_json
 
 logger = logging.getLogger(__name__)
@@ -27,23 +27,19 @@ class RunFolder:
 
     A stage writes to ``.<stage>.partial`` and renames it when all is there: a folder that is present is complete.
 
-    Raises:
-        StorageError: the folder cannot be made.
+    Args:
+        path: the run's folder; made when something is written.
+        settings: the resolved settings of this run.
+        seed: the seed of this run.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise StorageError(
-                f"{path}: the run folder cannot be made ({error.strerror}). Choose another `runs`"
-            ) from error
+    def __init__(self, path: Path, settings: Plain, seed: int) -> None:
+        self.path, self.settings, self.seed = path, settings, seed
 
-    def describe(self, settings: Plain, seed: int) -> None:
+    def describe(self) -> None:
         """Write ``config.yaml`` and ``environment.json``, which say how this run was made."""
-        write_bytes(self.path / "config.yaml", yaml.safe_dump(dict(settings), sort_keys=False).encode())
-        write_json(self.path / "environment.json", _environment(seed))
+        write_bytes(self.path / "config.yaml", yaml.safe_dump(_plain(self.settings), sort_keys=False).encode())
+        write_json(self.path / "environment.json", _environment(self.seed))
 
     def folder(self, stage: str) -> Path:
         """Return the folder of a complete stage.
@@ -83,6 +79,7 @@ class RunFolder:
         elif (partial / RECORD).is_file():
             self._check(partial, record["settings"])
             logger.info("%s: going on where it stopped", name)
+        self.describe()  # not before: settings that are refused are not those of this run
         write_json(partial / RECORD, record)
         work(partial)
         partial.rename(complete)
@@ -99,6 +96,11 @@ class RunFolder:
                     "or delete this folder and those of the stages after it to make them again"
                 )
         return found
+
+
+def _plain(settings: Plain) -> Any:
+    """Return settings as JSON knows them: YAML's safe writer refuses tuples."""
+    return json.loads(json.dumps(settings))
 
 
 def flatten(settings: Plain, prefix: str = "") -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """The stages, one function each: videos in, a better classifier and a report out.
 
-Each reads what the stages before it wrote to the run folder, writes its own folder, and does nothing if that is complete.
+Each reads what the stages before it wrote to the run folder and writes its own; it does nothing if that is complete.
 """
 
 import hashlib
@@ -36,13 +36,14 @@ def prepare(settings: Settings) -> Path:
     """Fill the clip store (``prepare/``): each video decoded, segmented and inpainted once."""
     run = _open(settings)
     catalog = read_catalog(settings.data, settings.seed)
-    write_json(run.path / "notes.json", list(catalog.notes))
     segment = settings.segment
     if segment.kind == "precomputed" and segment.masks is None:
         segment = replace(segment, masks=str(Path(settings.data.root) / "masks"))
     parts = preparation.PrepareSettings(decode=settings.decode, segment=segment, inpaint=settings.inpaint)
     with ray_session():
         store = preparation.prepare(catalog, parts, run.path / "prepare")
+    write_json(run.path / "notes.json", list(catalog.notes))
+    run.describe()
     _tell_failures(store)
     return store.root
 
@@ -105,7 +106,7 @@ def train(settings: Settings) -> Path:
         with ray_session():
             train_classifiers(runs, store.root, settings.classifier, settings.composite, out)
 
-    return run.stage("train", _trained_with(settings, store), work, _extent(settings))
+    return run.stage("train", settings.flat(*SELECT) | _clips(store), work, _extent(settings))
 
 
 def evaluate(settings: Settings) -> Path:
@@ -121,7 +122,7 @@ def evaluate(settings: Settings) -> Path:
     def work(out: Path) -> None:
         evaluate_models(models, store, settings.classifier, out)
 
-    return run.stage("evaluate", _trained_with(settings, store), work, _extent(settings))
+    return run.stage("evaluate", settings.flat(*SELECT) | _clips(store), work, _extent(settings))
 
 
 def report(settings: Settings) -> Path:
@@ -148,9 +149,7 @@ def run(settings: Settings) -> Path:
 
 
 def _open(settings: Settings) -> RunFolder:
-    folder = RunFolder(settings.folder)
-    folder.describe(settings.plain(), settings.seed)
-    return folder
+    return RunFolder(settings.folder, settings.plain(), settings.seed)
 
 
 def _store(settings: Settings) -> ClipStore:
@@ -165,11 +164,6 @@ def _clips(store: ClipStore) -> dict[str, str]:
 
 def _pairs(run: RunFolder, arm: str) -> str | None:
     return None if arm == "real" else str(run.folder("select") / f"{arm}.parquet")
-
-
-def _trained_with(settings: Settings, store: ClipStore) -> dict[str, object]:
-    sections = (*CLIPS, "classifier") if set(settings.arm_names) == {"real"} else SELECT
-    return settings.flat(*sections) | _clips(store)
 
 
 def _extent(settings: Settings) -> dict[str, object]:

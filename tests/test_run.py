@@ -31,14 +31,14 @@ class Work:
 
 
 def test_complete_stage_is_skipped(tmp_path: Path) -> None:
-    run, work = RunFolder(tmp_path / "runs" / "a"), Work()
+    run, work = RunFolder(tmp_path / "runs" / "a", {}, 0), Work()
     for _ in range(2):
         assert run.stage("match", {"seed": 1, "match.kind": "random"}, work) == run.path / "match"
     assert work.found == [[]] and run.folder("match") == run.path / "match"
 
 
 def test_interrupted_stage_goes_on_inside(tmp_path: Path) -> None:
-    run, work = RunFolder(tmp_path), Work(stops=2)
+    run, work = RunFolder(tmp_path, {}, 0), Work(stops=2)
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):
             run.stage("match", {"seed": 1}, work)
@@ -60,7 +60,7 @@ def test_interrupted_stage_goes_on_inside(tmp_path: Path) -> None:
     ],
 )
 def test_changed_setting_is_refused_by_name(tmp_path: Path, stops: int, changed: dict[str, Any], named: str) -> None:
-    run, work = RunFolder(tmp_path), Work(stops)
+    run, work = RunFolder(tmp_path, {}, 0), Work(stops)
     try:
         run.stage("select", {"seed": 1, "select.budget": 0.1}, work)
     except KeyboardInterrupt:
@@ -71,14 +71,14 @@ def test_changed_setting_is_refused_by_name(tmp_path: Path, stops: int, changed:
 
 
 def test_settings_survive_their_way_through_json(tmp_path: Path) -> None:
-    run, work = RunFolder(tmp_path), Work()
+    run, work = RunFolder(tmp_path, {}, 0), Work()
     for _ in range(2):
         run.stage("train", {"selector.hidden": (8, 4), "labels": None, "share": 0.1 + 0.2}, work)
     assert len(work.found) == 1
 
 
 def test_grown_extent_goes_on_in_what_is_there(tmp_path: Path) -> None:
-    run, work = RunFolder(tmp_path), Work()
+    run, work = RunFolder(tmp_path, {}, 0), Work()
     run.stage("train", {"seed": 1}, work, {"seeds": 1})
     run.stage("train", {"seed": 1}, work, {"seeds": 3})
     run.stage("train", {"seed": 1}, work, {"seeds": 3})
@@ -91,13 +91,13 @@ def test_grown_extent_goes_on_in_what_is_there(tmp_path: Path) -> None:
 
 def test_run_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(StorageError, match="cannot be made"):
-        RunFolder(tmp_path / "file" / "run")
+    with pytest.raises(StorageError, match="cannot be written"):
+        RunFolder(tmp_path / "file" / "run", {}, 0).describe()
 
 
 def test_description_gives_the_settings_back(tmp_path: Path) -> None:
     settings = Settings(name="a", select=SelectSettings(budget=0.5))
-    RunFolder(tmp_path).describe(settings.plain(), 3)
+    RunFolder(tmp_path, settings.plain(), 3).describe()
     written = yaml.safe_load((tmp_path / "config.yaml").read_text())
     assert json.loads(json.dumps(settings.plain())) == written
     environment = json.loads((tmp_path / "environment.json").read_text())

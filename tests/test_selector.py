@@ -343,4 +343,4 @@ def test_select_refuses_a_missing_and_an_empty_table(exact: SelectorNetwork, tmp
 def test_impossible_budgets_are_refused(budget: float) -> None:
     with pytest.raises(SettingError, match=r"select\.budget"):
         SelectSettings(budget=budget)
-    assert asdict(SelectSettings(budget=1)) == {"budget": 1}
+    assert SelectSettings(budget=1).budget == 1

@@ -67,7 +67,7 @@ def train_step(
     loss = soft_cross_entropy(network(clips_BTHWC.to(device)), labels_BL.to(device), weights_B)
     loss.backward()  # type: ignore[no-untyped-call]
     optimizer.step()
-    return float(loss)
+    return loss.item()
 
 
 def predict(network: nn.Module, clips_NTHWC: Tensor, batch_size: int) -> Tensor:

@@ -1,7 +1,7 @@
 """Prepare: decode, segment and inpaint every video once, in parallel, and keep the result in the clip store.
 
-Segmentation and inpainting depend on one video, never on a pair (paper, section 6 names paying them per pair as its main
-weakness), so their cost is linear in the number of videos.
+Segmentation and inpainting depend on one video, never on a pair, so their cost is linear in the number of videos. (The
+paper pays them per pair; its section 6 names that as its main weakness.)
 """
 
 import hashlib

@@ -176,8 +176,8 @@ def _scores(histogram: pd.DataFrame, selected: pd.DataFrame | None, summary: Jso
     ax.set_ylabel("pairs")
     _legend(ax)
     caption = (
-        "All candidate pairs by score; the budget keeps those right of the threshold. A wide or two-humped shape means "
-        "that the Selector tells pairs apart; one narrow peak that its choice is close to chance."
+        "All candidate pairs by score; the threshold is the lowest score that was kept. A wide or two-humped shape "
+        "means that the Selector tells pairs apart; one narrow peak that its choice is close to chance."
     )
     return figure, "Score distribution", caption
 

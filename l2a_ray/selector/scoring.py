@@ -153,16 +153,14 @@ class Tally:
 
     Args:
         budgets: how many to keep of each group of pairs; K is their sum.
+        drawn_K: the rows drawn at random, sorted.
         total: number of pairs.
-        seed: of the K rows drawn at random.
     """
 
-    def __init__(self, budgets: dict[int, int], total: int, seed: int) -> None:
-        budget = sum(budgets.values())
+    def __init__(self, budgets: dict[int, int], drawn_K: Rows, total: int) -> None:
         self.best = {group: TopK(k) for group, k in budgets.items()}
         self.worst = TopK(min(WORST, total))
-        self.drawn_K: Rows = np.sort(np.random.default_rng(seed).choice(total, budget, replace=False))
-        self.drawn_scores_K = np.empty(budget, np.float32)
+        self.drawn_K, self.drawn_scores_K = drawn_K, np.empty(len(drawn_K), np.float32)
         self.counts = np.zeros(BINS, np.int64)
         self.edges = np.linspace(0, 1, BINS + 1)
 
@@ -208,7 +206,7 @@ def select(
     order or the number of workers. Ray must be running.
 
     Args:
-        pairs_path: ``match/pairs.parquet``, read by its columns ``foreground``, ``background`` and ``foreground_label``.
+        pairs_path: ``match/pairs.parquet``, of which all columns but ``background_label`` are read.
         clips: raw features and label vector of every clip.
         network: the trained Selector's network.
         settings: the budget; K = max(1, round(budget * candidates)), of all pairs or of each foreground class.
@@ -224,8 +222,12 @@ def select(
     if total == 0:
         raise StageError(f"{pairs_path}: holds no candidate pair, so none can be selected. Run `l2a match` again")
     _check_clips(pairs_path, clips)
-    groups = _group_sizes(pairs_path) if settings.per_class else {0: total}
-    tally = Tally({group: max(1, round(settings.budget * size)) for group, size in groups.items()}, total, seed)
+    sizes = _group_sizes(pairs_path) if settings.per_class else {0: total}
+    budgets = {group: max(1, round(settings.budget * size)) for group, size in sizes.items()}
+    rng = np.random.default_rng(seed)
+    drawn = {group: np.sort(rng.choice(sizes[group], k, replace=False)) for group, k in budgets.items()}
+    drawn_K = _rows_of(pairs_path, drawn) if settings.per_class else drawn[0]
+    tally = Tally(budgets, drawn_K, total)
     with tqdm(total=total, desc="select", unit="pair") as bar:
         for scores_B, rows_B, labels_B in _stream(pairs_path, clips, network):
             tally.update(scores_B, rows_B, labels_B if settings.per_class else np.zeros_like(rows_B))
@@ -265,6 +267,20 @@ def _group_sizes(path: Path) -> dict[int, int]:
         labels = pairs.read_row_group(group, columns=[LABEL])[LABEL]
         sizes.update(labels.to_numpy().tolist())
     return dict(sorted(sizes.items()))
+
+
+def _rows_of(path: Path, places: dict[int, Rows]) -> Rows:
+    """Turn places among the pairs of each foreground class (sorted) into row numbers of the table, sorted."""
+    rows: list[Rows] = []
+    before = dict.fromkeys(places, 0)
+    for group, (start, _) in enumerate(_spans(path)):
+        labels = _open(path).read_row_group(group, columns=[LABEL])[LABEL].to_numpy()
+        for label, places_K in places.items():
+            mine = np.flatnonzero(labels == label)
+            first, last = np.searchsorted(places_K, [before[label], before[label] + len(mine)])
+            rows.append(start + mine[places_K[first:last] - before[label]])
+            before[label] += len(mine)
+    return np.sort(np.concatenate(rows))
 
 
 def _open(path: Path) -> pq.ParquetFile:

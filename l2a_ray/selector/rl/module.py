@@ -17,8 +17,8 @@ from l2a_ray.selector.rl.distribution import IndependentBernoulli
 class SelectorModule(TorchRLModule, ValueFunctionAPI, TargetNetworkAPI, InferenceOnlyAPI):
     """Serves REINFORCE, PPO, APPO and IMPALA alike.
 
-    The policy scores each pair by the same MLP, so reordering the pairs reorders the logits. The value comes from a copy
-    of that MLP, its outputs averaged over the pairs, so reordering does not change it.
+    The policy scores each pair by the same MLP, so reordering the pairs reorders the logits. The value comes from a
+    copy of that MLP, its outputs averaged over the pairs, so reordering does not change it.
 
     ``model_config`` holds ``feature_size``, ``label_size``, ``hidden`` and ``initial`` (the policy's starting weights,
     with the features' mean and spread).

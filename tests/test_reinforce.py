@@ -1,0 +1,302 @@
+"""REINFORCE: distribution, loss and update against plain PyTorch, a rule to be learnt, and a run that was stopped."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pandas as pd
+import pytest
+import ray
+import torch
+from gymnasium import spaces
+from helpers import CROP, NETWORK, small_network, small_problem
+from numpy.typing import NDArray
+from ray.rllib.core.columns import Columns
+from ray.rllib.core.rl_module.rl_module import RLModuleSpec
+from ray.rllib.env.single_agent_episode import SingleAgentEpisode
+from ray.tune.registry import register_env
+
+from envs import EnvSettings
+from envs.pair_selection import EnvFiles
+from l2a_ray.classifier.networks import save_network
+from l2a_ray.classifier.settings import ClassifierSettings
+from l2a_ray.composite import CompositeSettings
+from l2a_ray.errors import SettingError
+from l2a_ray.names import EmbeddingSettings
+from l2a_ray.selector.network import SelectorNetwork
+from l2a_ray.selector.rl import training
+from l2a_ray.selector.rl.distribution import IndependentBernoulli
+from l2a_ray.selector.rl.module import SelectorModule
+from l2a_ray.selector.rl.registry import build_config
+from l2a_ray.selector.rl.reinforce import ReinforceConfig, ReturnsAboveBaseline, reinforce_loss, returns_to_go
+from l2a_ray.selector.rl.settings import SelectorSettings
+
+# RLlib warns of its own use of deprecated settings, and that a second algorithm replaces the first one's environment.
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:ray", "ignore:.*Overriding environment:UserWarning")
+
+B, F, L = 8, 3, 2
+OBSERVATIONS = spaces.Box(-np.inf, np.inf, (B, 2 * F + 2 * L), np.float32)
+
+
+class Bandit(gymnasium.Env[NDArray[np.float32], NDArray[np.int8]]):
+    """A pair is good if its first feature is positive; choosing it brings `sign` / B, choosing another costs as much."""
+
+    def __init__(self, sign: float) -> None:
+        self.sign, self.observation_space, self.action_space = sign, OBSERVATIONS, spaces.MultiBinary(B)
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[NDArray[np.float32], dict[str, Any]]:
+        super().reset(seed=seed)
+        self.state = self.np_random.normal(size=self.observation_space.shape or ()).astype(np.float32)
+        return self.state, {}
+
+    def step(self, action: NDArray[np.int8]) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
+        reward = self.sign * float((action * np.where(self.state[:, 0] > 0, 1, -1)).mean())
+        return self.reset()[0], reward, False, True, {}
+
+
+def initial() -> SelectorNetwork:
+    torch.manual_seed(0)
+    return SelectorNetwork(F, L, (16,))
+
+
+def model_config() -> dict[str, Any]:
+    return {"feature_size": F, "label_size": L, "hidden": (16,), "initial": initial().state_dict()}
+
+
+def config(sign: float = 1.0, **training_options: Any) -> Any:
+    register_env("bandit", lambda _: Bandit(sign))
+    return (
+        ReinforceConfig()
+        .environment("bandit", disable_env_checking=True)
+        .training(**training_options)
+        .env_runners(num_env_runners=0, rollout_fragment_length=16)
+        .learners(num_learners=0)
+        .rl_module(rl_module_spec=RLModuleSpec(module_class=SelectorModule, model_config=model_config()))
+        .debugging(seed=0, log_level="ERROR")
+        .reporting(min_time_s_per_iteration=0, min_sample_timesteps_per_iteration=0)
+    )
+
+
+@pytest.fixture(scope="module")
+def session() -> Iterator[None]:
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+# --- the parts, without Ray running
+
+
+def test_distribution_by_hand() -> None:
+    logits = torch.tensor([[0.3, -1.2, 2.0], [0.0, 5.0, -0.7]])
+    other = torch.tensor([[-0.4, 0.1, 1.0], [1.0, 4.0, 0.2]])
+    mask = torch.tensor([[1, 0, 1], [0, 1, 1]], dtype=torch.int8)
+    p, q = logits.sigmoid(), other.sigmoid()
+    distribution = IndependentBernoulli.from_logits(logits)
+    log_prob = torch.where(mask == 1, p.log(), (1 - p).log()).sum(dim=1)
+    entropy = -(p * p.log() + (1 - p) * (1 - p).log()).sum(dim=1)
+    kl = (p * (p / q).log() + (1 - p) * ((1 - p) / (1 - q)).log()).sum(dim=1)
+    torch.testing.assert_close(distribution.logp(mask), log_prob)
+    torch.testing.assert_close(distribution.entropy(), entropy)
+    torch.testing.assert_close(distribution.kl(IndependentBernoulli.from_logits(other)), kl, rtol=1e-4, atol=1e-5)
+    assert distribution.to_deterministic().sample().tolist() == [[1, 0, 1], [0, 1, 0]]
+    assert IndependentBernoulli.required_input_dim(spaces.MultiBinary(7)) == 7
+
+
+def test_distribution_draws_masks_of_the_action_space() -> None:
+    torch.manual_seed(0)
+    logits = torch.tensor([-1.0, 0.0, 2.0])
+    drawn = IndependentBernoulli.from_logits(logits).sample(sample_shape=torch.Size((20_000,)))
+    assert spaces.MultiBinary(3).contains(drawn[0].numpy())
+    torch.testing.assert_close(drawn.float().mean(dim=0), logits.sigmoid(), atol=0.02, rtol=0)
+
+
+def test_gradient_of_the_loss_by_hand() -> None:
+    logits = torch.tensor([[0.3, -1.2], [0.5, 2.0], [-0.1, 0.0]], requires_grad=True)
+    mask, advantage = torch.tensor([[1, 0], [0, 1], [1, 1]]), torch.tensor([0.5, -2.0, 1.5])
+    reinforce_loss(IndependentBernoulli.from_logits(logits).logp(mask), advantage).backward()  # type: ignore[no-untyped-call]
+    # The gradient of log pi is m - omega; the loss falls where rewarded masks grow more probable.
+    assert logits.grad is not None
+    torch.testing.assert_close(logits.grad, -advantage[:, None] * (mask - logits.detach().sigmoid()) / 3)
+
+
+def test_returns_to_go_by_hand() -> None:
+    rewards = np.array([1.0, 2.0, 4.0])
+    assert returns_to_go(rewards, 0.0).tolist() == [1, 2, 4]
+    assert returns_to_go(rewards, 0.5).tolist() == [3, 4, 4]
+    assert returns_to_go(rewards, 1.0).tolist() == [7, 6, 4] and rewards.tolist() == [1, 2, 4]
+
+
+def episode(rewards: list[float]) -> SingleAgentEpisode:
+    steps = len(rewards)
+    return SingleAgentEpisode(
+        observations=[np.zeros(1, dtype=np.float32)] * (steps + 1),
+        actions=[np.zeros(1, dtype=np.int8)] * steps,
+        rewards=rewards,
+        truncated=True,
+        len_lookback_buffer=0,
+    )
+
+
+def advantages(connector: ReturnsAboveBaseline, *episodes: SingleAgentEpisode) -> list[float]:
+    batch = connector(episodes=list(episodes), batch={}, rl_module=None)
+    columns = batch[Columns.ADVANTAGES].values()
+    return [float(value) for column in columns for value in np.concatenate([np.ravel(item) for item in column])]
+
+
+def test_advantages_are_returns_above_the_mean_of_earlier_batches() -> None:
+    connector = ReturnsAboveBaseline(gamma=0.0, decay=0.9)
+    assert advantages(connector, episode([1.0]), episode([2.0, 6.0])) == pytest.approx([-2, -1, 3])  # mean 3
+    assert advantages(connector, episode([5.0])) == pytest.approx([2])
+    state = connector.get_state()
+    assert advantages(connector, episode([1.0])) == pytest.approx([1 - (0.9 * 3 + 0.1 * 5)])
+    other = ReturnsAboveBaseline(gamma=0.0, decay=0.9)
+    other.set_state(state)
+    assert advantages(other, episode([1.0])) == pytest.approx([1 - 3.2])
+    assert advantages(ReturnsAboveBaseline(gamma=0.5, decay=0.9), episode([2.0, 4.0])) == pytest.approx([0, 0])
+
+
+def test_order_of_the_pairs_does_not_matter() -> None:
+    module = SelectorModule(
+        observation_space=OBSERVATIONS,
+        action_space=spaces.MultiBinary(B),
+        inference_only=False,
+        model_config=model_config(),
+    )
+    observation, order = torch.randn(4, B, 2 * F + 2 * L), torch.randperm(B)
+    logits = module.forward_train({Columns.OBS: observation})[Columns.ACTION_DIST_INPUTS]
+    shuffled = module.forward_train({Columns.OBS: observation[:, order]})[Columns.ACTION_DIST_INPUTS]
+    assert logits.shape == (4, B) and logits.std() > 0
+    torch.testing.assert_close(shuffled, logits[:, order])
+    torch.testing.assert_close(logits, initial()(observation))
+    values = module.compute_values({Columns.OBS: observation})
+    assert values.shape == (4,)
+    torch.testing.assert_close(module.compute_values({Columns.OBS: observation[:, order]}), values)
+
+
+# --- through RLlib
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("gamma", [0.0, 0.5])
+def test_updates_equal_plain_pytorch(session: None, gamma: float) -> None:
+    algorithm = config(lr=0.01, gamma=gamma, baseline_decay=0.5).build_algo()
+    try:
+        plain, baseline = initial(), None
+        optimizer = torch.optim.Adam(plain.parameters(), lr=0.01)
+        for _ in range(3):
+            episodes = algorithm.env_runner.sample(num_timesteps=16)
+            observations = torch.from_numpy(np.concatenate([e.get_observations()[:-1] for e in episodes]))
+            actions = torch.from_numpy(np.concatenate([e.get_actions() for e in episodes])).float()
+            returns = torch.from_numpy(np.concatenate([by_hand(e.get_rewards(), gamma) for e in episodes])).float()
+            mean = returns.mean().item()
+            baseline = mean if baseline is None else baseline
+            logits = plain(observations)
+            log_prob = -torch.nn.functional.binary_cross_entropy_with_logits(logits, actions, reduction="none").sum(1)
+            optimizer.zero_grad()
+            (-(log_prob * (returns - baseline)).mean()).backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            baseline = 0.5 * baseline + 0.5 * mean
+            algorithm.learner_group.update(episodes=episodes, timesteps={"num_env_steps_sampled_lifetime": 16})
+        learnt, start = training._policy(algorithm), initial().state_dict()
+        for name, value in plain.state_dict().items():
+            torch.testing.assert_close(learnt[name], value, atol=1e-6, rtol=0)
+        assert (learnt["last.weight"] - start["last.weight"]).abs().min() > 1e-3
+    finally:
+        algorithm.stop()
+
+
+def by_hand(rewards: Any, gamma: float) -> NDArray[np.float64]:
+    values = np.asarray(rewards, dtype=np.float64)
+    return np.array([sum(gamma**k * r for k, r in enumerate(values[t:])) for t in range(len(values))])
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_hidden_rule_is_learnt_and_its_opposite_from_opposite_rewards(session: None, sign: float) -> None:
+    algorithm = config(sign, lr=0.01, updates_per_iteration=150).build_algo()
+    try:
+        algorithm.train()
+        network = initial()
+        network.load_state_dict(training._policy(algorithm))
+    finally:
+        algorithm.stop()
+    observation = torch.randn(200, B, 2 * F + 2 * L, generator=torch.Generator().manual_seed(1))
+    good = torch.where(observation[..., 0] > 0, 1.0, -1.0)
+    with torch.no_grad():
+        won = (network(observation) > 0).float() * good
+    share = (won.mean() / good.clamp(min=0).mean()).item()
+    assert share >= 0.9 if sign > 0 else share <= -0.9
+
+
+@pytest.mark.ray
+def test_stopped_and_resumed_training_equals_one_that_never_stopped(session: None, tmp_path: Path) -> None:
+    torch.set_num_threads(1)
+    settings = training.SelectorTraining(
+        selector=SelectorSettings(
+            steps=8, steps_per_update=1, steps_per_iteration=2, checkpoint_every=2, hidden=(8,), learning_rate=0.01
+        ),
+        env=EnvSettings(pairs=4, steps=2, learning_rate=1.0),
+        classifier=ClassifierSettings(network=NETWORK, crop=CROP),
+        composite=CompositeSettings(),
+        embedding=EmbeddingSettings(),
+        seed=3,
+    )
+    files = selection_files(tmp_path, settings)
+    once, history = learn(settings, files, tmp_path / "checkpoints")
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["000001"], "of the first two iterations"
+    resumed, history_resumed = learn(settings, files, tmp_path / "checkpoints")
+    other, _ = learn(replace(settings, seed=4), files, tmp_path / "elsewhere")
+    assert (once["last.weight"] - other["last.weight"]).abs().max() > 1e-4
+    for name, value in once.items():
+        torch.testing.assert_close(resumed[name], value, atol=1e-6, rtol=0)
+    told = ["step", "iteration", "reward", "baseline", "val_loss", "num_selected", "num_pairs", "mean_omega"]
+    assert history["step"].tolist() == list(range(8))
+    pd.testing.assert_frame_equal(history_resumed[told], history[told], atol=1e-6)
+
+
+def selection_files(folder: Path, settings: training.SelectorTraining) -> EnvFiles:
+    problem = small_problem(folder / "store")
+    problem.vectors.save(folder / "vectors.safetensors")
+    save_network(folder / "warm.safetensors", small_network())
+    pairs = pd.DataFrame({"foreground": problem.foreground, "background": problem.background})
+    pairs.to_parquet(folder / "pairs.parquet")
+    return EnvFiles(
+        store=str(problem.store.root),
+        pairs=str(folder / "pairs.parquet"),
+        vectors=str(folder / "vectors.safetensors"),
+        warm_start=str(folder / "warm.safetensors"),
+        network=NETWORK,
+        composite=settings.composite,
+        crop=CROP,
+        settings=settings.env,
+        seed=0,
+    )
+
+
+def learn(
+    settings: training.SelectorTraining, files: EnvFiles, checkpoints: Path
+) -> tuple[dict[str, torch.Tensor], pd.DataFrame]:
+    torch.manual_seed(0)
+    network = SelectorNetwork(5, 3, settings.selector.hidden)
+    module = {"feature_size": 5, "label_size": 3, "hidden": network.hidden, "initial": network.state_dict()}
+    algorithm = build_config(settings.selector, files, module, settings.seed).build_algo()
+    try:
+        history = training._learn(algorithm, settings, checkpoints)
+        return {name: value.clone() for name, value in training._policy(algorithm).items()}, history
+    finally:
+        algorithm.stop()
+
+
+def test_returns_over_cut_episodes_are_refused() -> None:
+    nowhere = {name: "" for name in ("store", "pairs", "vectors", "warm_start")}
+    env = EnvSettings(steps=3)
+    files = EnvFiles(**nowhere, network=NETWORK, composite=CompositeSettings(), crop=CROP, settings=env, seed=0)
+    settings = SelectorSettings(discount=0.5, steps=20, steps_per_iteration=20, steps_per_update=4)
+    with pytest.raises(SettingError, match=r"selector\.discount=0\.5.*multiple of env\.steps=3"):
+        build_config(settings, files, model_config(), 0)
