@@ -3,7 +3,7 @@
 Axes: B pairs in a state, F features of a clip, L length of a label vector.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -57,11 +57,11 @@ class PairSelectionEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.int8]]):
     start with a new head (`tune="head"`) or the warm start itself (`tune="all"`).
 
     ## Episode End
-    Truncated after `steps` steps; never terminated.
+    Truncated after `steps` steps; never terminated. (Gymnasium's `check_env` wants episodes of two steps or more.)
 
     ## Information
-    `val_loss`, `val_accuracy`, `baseline` (delta as it entered R), `num_selected`, `seconds_composite`,
-    `seconds_train`, `seconds_validate`.
+    `val_loss`, `val_accuracy`, `baseline` (delta as it entered R), `num_selected`, and `seconds`, the
+    time that compositing, training and validating took (`Seconds` of envs/trial.py).
 
     ## Arguments
     - `trial`: the classifier on trial (envs/trial.py).
@@ -119,7 +119,13 @@ class PairSelectionEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.int8]]):
         )
 
     def _info(self, outcome: Outcome, num_selected: int) -> dict[str, Any]:
-        return asdict(outcome) | {"baseline": self._baseline, "num_selected": num_selected}
+        return {
+            "val_loss": outcome.val_loss,
+            "val_accuracy": outcome.val_accuracy,
+            "baseline": self._baseline,
+            "num_selected": num_selected,
+            "seconds": outcome.seconds,
+        }
 
     @classmethod
     def from_files(cls, config: dict[str, Any]) -> "PairSelectionEnv":

@@ -6,7 +6,7 @@ Axes: B pairs, T time, H height, W width, C channel, F features, L classes, N va
 import time
 from collections.abc import Callable, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -21,14 +21,21 @@ BATCH = 64
 
 
 @dataclass(frozen=True, kw_only=True)
+class Seconds:
+    """What a step's parts took. Any two are equal: two runs that differ in nothing but the clock are the same."""
+
+    composite: float = field(default=0.0, compare=False)
+    train: float = field(default=0.0, compare=False)
+    validate: float = field(default=0.0, compare=False)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What one step did. Losses in nats, times in seconds."""
+    """What one step did; the loss is in nats."""
 
     val_loss: float
     val_accuracy: float
-    seconds_composite: float = 0.0
-    seconds_train: float = 0.0
-    seconds_validate: float = 0.0
+    seconds: Seconds = Seconds()
 
 
 class ClassifierTrial:
@@ -81,19 +88,18 @@ class ClassifierTrial:
     def step(self, pairs: Sequence[Sample], rng: np.random.Generator) -> Outcome:
         """Take one SGD step on the composites of ``pairs`` and validate. No pairs: nothing changes, nothing is run."""
         if not pairs:
-            return replace(self._last, seconds_composite=0.0, seconds_train=0.0, seconds_validate=0.0)
+            return replace(self._last, seconds=Seconds())
         start = time.perf_counter()
         inputs_B, labels_BL = self._inputs(pairs, rng)
         composited = time.perf_counter()
         weights_B = balanced_weights(labels_BL) if self._settings.balance else None
         train_step(self._learner, self._optimizer, inputs_B, labels_BL, weights_B)
         trained = time.perf_counter()
-        self._last = replace(
-            self._validate(),
-            seconds_composite=composited - start,
-            seconds_train=trained - composited,
+        outcome = self._validate()
+        seconds = Seconds(
+            composite=composited - start, train=trained - composited, validate=time.perf_counter() - trained
         )
-        self._last = replace(self._last, seconds_validate=time.perf_counter() - trained)
+        self._last = replace(outcome, seconds=seconds)
         return self._last
 
     def _inputs(self, pairs: Sequence[Sample], rng: np.random.Generator) -> tuple[Tensor, Tensor]:
@@ -107,7 +113,9 @@ class ClassifierTrial:
         new = [pair for pair in dict.fromkeys(pairs) if pair not in self._seen]
         if new:
             clips_BTHWC, labels_BL = _load(self._loader, new, None)
-            self._seen |= zip(new, zip(self._body(clips_BTHWC), labels_BL, strict=True), strict=True)
+            # One clip at a time: a batch's size changes the last bits, and a resumed run must see the same ones.
+            inputs = [self._body(clip_1THWC)[0] for clip_1THWC in torch.split(clips_BTHWC, 1)]
+            self._seen |= zip(new, zip(inputs, labels_BL, strict=True), strict=True)
         inputs, labels = zip(*(self._seen[pair] for pair in pairs), strict=True)
         return torch.stack(inputs), torch.stack(labels)
 

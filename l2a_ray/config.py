@@ -60,7 +60,7 @@ class Settings:
     """The action classifier and how it is trained."""
 
     def __post_init__(self) -> None:
-        if not self.name or Path(self.name).name != self.name:
+        if not self.name or Path(self.name).name != self.name or self.name == "..":
             raise SettingError("name", self.name, "must be a folder name, without slashes")
         unknown = [arm for arm in self.arm_names if arm not in ARMS]
         if unknown or not self.arm_names:

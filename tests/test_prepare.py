@@ -30,7 +30,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:ray.data")
 
 SETTINGS = PrepareSettings(decode=DecodeSettings(frames=4, size=32))
 GENERATE = GenerateSettings(width=48, height=40, frames=8, train_per_class=2, test_per_class=1)
-ODD_NAMES = ("it's a \"wäve\" 100%d.mp4", "波 -f.mp4", "a:b?c#d.mp4")
+ODD_NAMES = ('it\'s a "wäve" 100%d.mp4', "波 -f.mp4", "a:b?c#d.mp4")
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +122,7 @@ def test_only_what_is_missing_is_done(videos: Path, tmp_path: Path, session: Non
     first, index = times(store), store.index
     assert len(first) == len(found.videos) + 1  # and settings.json
     assert index["id"].tolist() == sorted(video.id for video in found.videos)
-    assert index.dtypes.astype(str).to_dict() == {n: t for n, t in INDEX_DTYPES.items()} and store.failed.empty
+    assert index.dtypes.astype(str).to_dict() == INDEX_DTYPES and store.failed.empty
     assert (index["frame_count"] == 8).all() and (index["height"] == 32).all() and (index["rate"] == 12).all()
     assert store.read(index["id"][0]).frames_THWC.shape == (4, 32, index["width"][0], 3)
 

@@ -1,4 +1,4 @@
-"""The promise of the README: killed at any stage and started again by the same command, a run ends as if never stopped."""
+"""Killed at any stage and started again by the same command, a run ends as if it had never been stopped."""
 
 import json
 import os

@@ -30,6 +30,10 @@ class Work:
             raise KeyboardInterrupt
 
 
+def folder(path: Path) -> RunFolder:
+    return RunFolder(path, {"name": "a"}, 0)
+
+
 def test_complete_stage_is_skipped(tmp_path: Path) -> None:
     run, work = RunFolder(tmp_path / "runs" / "a", {}, 0), Work()
     for _ in range(2):
@@ -46,7 +50,7 @@ def test_interrupted_stage_goes_on_inside(tmp_path: Path) -> None:
             run.folder("match")
     run.stage("match", {"seed": 1}, work)
     assert work.found == [[], ["1.txt"], ["1.txt", "2.txt"]]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["match"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.yaml", "environment.json", "match"]
 
 
 @pytest.mark.parametrize("stops", [0, 1], ids=["complete", "interrupted"])
@@ -97,11 +101,16 @@ def test_run_folder_that_cannot_be_made(tmp_path: Path) -> None:
 
 def test_description_gives_the_settings_back(tmp_path: Path) -> None:
     settings = Settings(name="a", select=SelectSettings(budget=0.5))
-    RunFolder(tmp_path, settings.plain(), 3).describe()
+    RunFolder(tmp_path, settings.plain(), 3).stage("match", {"seed": 3}, Work())
     written = yaml.safe_load((tmp_path / "config.yaml").read_text())
     assert json.loads(json.dumps(settings.plain())) == written
     environment = json.loads((tmp_path / "environment.json").read_text())
     assert environment["seed"] == 3 and {"ray", "torch", "numpy"} <= environment["packages"].keys()
+    with pytest.raises(StageError):
+        RunFolder(tmp_path, {"name": "b"}, 4).stage("match", {"seed": 4}, Work())
+    assert yaml.safe_load((tmp_path / "config.yaml").read_text()) == written, (
+        "refused settings are not those of the run"
+    )
 
 
 def test_flatten() -> None:

@@ -22,6 +22,7 @@ from l2a_ray.clips.store import (
     INDEX_DTYPES,
     ClipStore,
     StoredClip,
+    clip_path,
     read_metadata,
     write_clip,
     write_index,
@@ -110,7 +111,8 @@ def _known(root: Path) -> dict[str, Row]:
 
 def _finished(data: Path, video: Video, known: dict[str, Row]) -> Row | None:
     """Return the index row of a clip that is in the store already and whose video has not changed since."""
-    metadata = known.get(video.id) or read_metadata(data, video.id)
+    there = clip_path(data, video.id).is_file()
+    metadata = (known.get(video.id) if there else None) or read_metadata(data, video.id)
     if metadata is None or (metadata["source_size"], metadata["source_mtime_ns"]) != _stamp(video.path):
         return None
     return asdict(video) | metadata

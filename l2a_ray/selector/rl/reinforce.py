@@ -59,10 +59,7 @@ class ReinforceConfig(AlgorithmConfig):
 
 
 class ReturnsAboveBaseline(ConnectorV2):
-    """Adds advantages to a batch: each step's return less the moving mean of the returns of earlier batches.
-
-    The mean belongs to the learner's state, so it is checkpointed with it.
-    """
+    """Adds advantages to a batch: each step's return less the moving mean of the returns of earlier batches."""
 
     def __init__(
         self, input_observation_space: Any = None, input_action_space: Any = None, *, gamma: float, decay: float
@@ -105,7 +102,18 @@ class ReinforceLearner(TorchLearner):
     def build(self) -> None:
         """Add the returns to what a batch holds."""
         super().build()
-        self._learner_connector.prepend(ReturnsAboveBaseline(gamma=self.config.gamma, decay=self.config.baseline_decay))
+        self._returns = ReturnsAboveBaseline(gamma=self.config.gamma, decay=self.config.baseline_decay)
+        self._learner_connector.prepend(self._returns)
+
+    def get_state(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Return the learner's state, with the moving mean: RLlib leaves learner connectors out of checkpoints."""
+        return {**super().get_state(*args, **kwargs), "returns": self._returns.get_state()}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Restore the learner's state."""
+        super().set_state(state)
+        if "returns" in state:  # a state may hold some components only
+            self._returns.set_state(state["returns"])
 
     def compute_loss_for_module(
         self, *, module_id: str, config: AlgorithmConfig, batch: dict[str, Any], fwd_out: dict[str, Any]

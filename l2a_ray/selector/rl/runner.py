@@ -4,6 +4,7 @@ Axes: B pairs in a state.
 """
 
 from collections.abc import Iterator
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -51,4 +52,14 @@ def step_rows(episode: SingleAgentEpisode) -> Iterator[dict[str, float]]:
     logits = episode.get_extra_model_outputs(Columns.ACTION_DIST_INPUTS)
     for reward, info, logits_B in zip(rewards, infos, logits, strict=True):
         omega_B = 1 / (1 + np.exp(-np.asarray(logits_B, dtype=np.float64)))
-        yield {"reward": float(reward), "num_pairs": omega_B.size, "mean_omega": float(omega_B.mean()), **info}
+        values = {name: value for name, value in info.items() if name != "seconds"}
+        seconds = (
+            {f"seconds_{name}": value for name, value in asdict(info["seconds"]).items()} if "seconds" in info else {}
+        )
+        yield {
+            "reward": float(reward),
+            "num_pairs": omega_B.size,
+            "mean_omega": float(omega_B.mean()),
+            **values,
+            **seconds,
+        }
