@@ -114,8 +114,8 @@ class ClassifierTrial:
         if new:
             clips_BTHWC, labels_BL = _load(self._loader, new, None)
             # One clip at a time: a batch's size changes the last bits, and a resumed run must see the same ones.
-            inputs = [self._body(clip_1THWC)[0] for clip_1THWC in torch.split(clips_BTHWC, 1)]
-            self._seen |= zip(new, zip(inputs, labels_BL, strict=True), strict=True)
+            features = [self._body(clip_1THWC)[0] for clip_1THWC in torch.split(clips_BTHWC, 1)]
+            self._seen |= zip(new, zip(features, labels_BL, strict=True), strict=True)
         inputs, labels = zip(*(self._seen[pair] for pair in pairs), strict=True)
         return torch.stack(inputs), torch.stack(labels)
 

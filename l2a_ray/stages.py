@@ -126,11 +126,16 @@ def evaluate(settings: Settings) -> Path:
 
 
 def report(settings: Settings) -> Path:
-    """Write the report (``report/index.html``). Always anew: it costs seconds and shows what is there."""
+    """Write the report (``report/index.html``) and say in a few lines what came out. It is always written anew."""
     run, store = _open(settings), _store(settings)
     run.folder("evaluate")
     out = run.path / "report"
-    write_report(run.path, store, out)
+    metrics = write_report(run.path, store, out)
+    for arm, summary in metrics["arms"].items():
+        top1 = summary["classifier/top1"]
+        spread = "" if top1["std"] is None else f" +- {100 * top1['std']:.1f} (standard deviation of {top1['n']} seeds)"
+        logger.info("%s: %.1f %% of the test clips right%s", arm, 100 * top1["mean"], spread)
+    _tell_failures(store)
     logger.info("report: %s", out / "index.html")
     return out
 
