@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 SOURCES := l2a_ray envs benchmarks tests
 
-.PHONY: demo test checks format lint types lock clean
+.PHONY: demo test test-slow checks format lint types lock clean
 
 demo: .venv/ready
 	$(BIN)/l2a generate --root demo_videos
@@ -12,6 +12,9 @@ demo: .venv/ready
 
 test: .venv/ready
 	$(BIN)/pytest
+
+test-slow: .venv/ready
+	$(BIN)/pytest -m slow
 
 checks: format lint types test
 

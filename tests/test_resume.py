@@ -28,10 +28,9 @@ classifier: {network: {name: small3d, width: 4}, epochs: 12, batch_size: 4, crop
 
 def _start(folder: Path, name: str) -> subprocess.Popen[bytes]:
     arguments = ["run", "--config", "run.yaml", "--data.root", "videos", "--name", name]
-    log = (folder / f"{name}.log").open("ab")
-    return subprocess.Popen(
-        [sys.executable, "-m", "l2a_ray", *arguments], cwd=folder, stdout=log, stderr=log, start_new_session=True
-    )
+    command = [sys.executable, "-m", "l2a_ray", *arguments]
+    with (folder / f"{name}.log").open("ab") as log:
+        return subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, start_new_session=True)
 
 
 def _kill_when(process: subprocess.Popen[bytes], seen: Callable[[], bool], log: Path) -> None:
