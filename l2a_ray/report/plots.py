@@ -139,8 +139,8 @@ def _reward(history: pd.DataFrame) -> tuple[Figure, str, str]:
     caption = (
         "The reward is the baseline (a moving mean of the validation loss) minus the validation loss after training on "
         "the chosen pairs: above zero, the choice did better than the last few. A Selector that learns lifts the mean "
-        "reward and pushes the loss lower within an episode. A jump of the loss is a new episode, which starts again "
-        "from the warm classifier."
+        "reward and lowers the loss. Each episode begins at the same start of the classifier, so the loss does not "
+        "fall for any other reason than the choice."
     )
     return figure, "Reward, baseline and validation loss", caption
 
