@@ -31,7 +31,7 @@ Way = Callable[[SelectorNetwork, Floats, Rows, Rows, int], Rows]
 @torch.no_grad()
 def plain(network: SelectorNetwork, clips_NV: Floats, foreground_B: Rows, background_B: Rows, k: int) -> Rows:
     """Concatenate, whole MLP, sort everything; in batches too, as one product of all pairs is slower still."""
-    mean, std = network.feature_mean_F.numpy(), network.feature_std_F.numpy()
+    mean, std = network.feature_mean_F.numpy(), network.feature_scale_F.numpy()
     size = network.feature_size
     clips_NV = np.concatenate([(clips_NV[:, :size] - mean) / std, clips_NV[:, size:]], axis=1)
     scores = []

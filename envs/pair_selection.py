@@ -53,11 +53,12 @@ class PairSelectionEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.int8]]):
     opposite sign and Eq. 6 without the second 1/S; both are slips.)
 
     ## Starting State
-    `reset` restores the classifier's start, sets delta to its validation loss and draws B pairs. The start is the warm
-    start with a new head (`tune="head"`) or the warm start itself (`tune="all"`).
+    `reset` draws B pairs and restores the classifier's start: the warm start with a new head (`tune="head"`), or the
+    warm start itself (`tune="all"`). With `restart="step"` it is restored before every step too, and delta begins
+    with the loss after a step on all the first pairs; with `restart="episode"`, with the loss of the start.
 
     ## Episode End
-    Truncated after `steps` steps; never terminated. (Gymnasium's `check_env` wants episodes of two steps or more.)
+    Truncated after `steps` steps; never terminated.
 
     ## Information
     `val_loss`, `val_accuracy`, `baseline` (delta as it entered R), `num_selected`, and `seconds`, the
@@ -97,20 +98,26 @@ class PairSelectionEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.int8]]):
     ) -> tuple[NDArray[np.float32], dict[str, Any]]:
         """Restore the classifier's start and draw the first pairs."""
         super().reset(seed=seed)
-        outcome = self._trial.reset()
+        observation, outcome, chosen = self._draw(), self._trial.reset(), 0
+        if self._settings.restart == "step":
+            outcome, chosen = self._trial.step(self._pairs(self._state), self.np_random), len(self._state)
         self._step, self._baseline = 0, outcome.val_loss
-        return self._draw(), self._info(outcome, 0)
+        return observation, self._info(outcome, chosen)
 
     def step(self, action: NDArray[np.int8]) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
         """Composite the chosen pairs, train and validate the classifier, and draw the next pairs."""
-        chosen = self._state[np.asarray(action, dtype=np.bool_)]
-        ids = self._vectors.ids_N
-        pairs = [Sample(ids[self._foreground_P[i]].decode(), ids[self._background_P[i]].decode()) for i in chosen]
+        pairs = self._pairs(self._state[np.asarray(action, dtype=np.bool_)])
+        if self._settings.restart == "step":
+            self._trial.reset()
         outcome = self._trial.step(pairs, self.np_random)
         reward, info = self._baseline - outcome.val_loss, self._info(outcome, len(pairs))
         self._baseline = moving_average(self._baseline, outcome.val_loss, self._settings.window)
         self._step += 1
         return self._draw(), reward, False, self._step >= self._settings.steps, info
+
+    def _pairs(self, rows: NDArray[np.int64]) -> list[Sample]:
+        ids = self._vectors.ids_N
+        return [Sample(ids[self._foreground_P[i]].decode(), ids[self._background_P[i]].decode()) for i in rows]
 
     def _draw(self) -> NDArray[np.float32]:
         self._state = self.np_random.integers(len(self._foreground_P), size=self._settings.pairs)

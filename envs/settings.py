@@ -12,8 +12,11 @@ class EnvSettings:
 
     pairs: int = 64
     """Pairs B in a state (ours; DVRL 2000, opendataval 32)."""
-    steps: int = 1
-    """Steps N of an episode, after which the classifier starts anew (paper: 1; above 1 is an ablation)."""
+    steps: int = 20
+    """Steps N of an episode (ours; the paper's have one, which costs RLlib twice the forward passes)."""
+    restart: Literal["step", "episode"] = "step"
+    """When the classifier is put back to its start. `step`: before every step, so that a reward is owed to that step's
+    pairs alone (as in DVRL); `episode`: when an episode begins, and it goes on learning to its end (an ablation)."""
     window: int = 5
     """Window S of the moving baseline, in steps (paper, section 4.1)."""
     tune: Literal["head", "all"] = "head"

@@ -37,7 +37,8 @@ class MatchSettings:
     """Which pairs are candidates."""
 
     kind: Kind = "semantic"
-    """The background's class: semantic, the nearest name; random, any other; same_class. Origin: the paper, 3.2."""
+    """The background's class: semantic, the nearest name; random, any other class, about as many pairs; same_class.
+    Origin: the paper, 3.2."""
 
     embedding: EmbeddingSettings = field(default_factory=EmbeddingSettings)
     """Embedding of the class names."""
@@ -79,19 +80,23 @@ def nearest_neighbours(embeddings_LD: NDArray[np.float32]) -> tuple[NDArray[np.i
 
 
 def candidate_pairs(
-    index: pd.DataFrame, classes: Sequence[str], settings: MatchSettings, neighbours: NDArray[np.int64], seed: int
+    index: pd.DataFrame,
+    classes: Sequence[str],
+    settings: MatchSettings,
+    neighbours: NDArray[np.int64] | None,
+    seed: int,
 ) -> Iterator[pa.Table]:
     """Pair the training clips, one table for each foreground class in order of its label.
 
     - semantic: every foreground of a class with every background of its neighbour.
-    - random: as many pairs, the backgrounds drawn uniformly from all other classes.
+    - random: every foreground with as many backgrounds as a class has on average, drawn evenly from all other classes.
     - same_class: every foreground with every other background of its own class.
 
     Args:
         index: rows of ``ClipStore.index``; clips outside the training split are left out.
         classes: class names, position = label.
         settings: kind and limits.
-        neighbours: label of each class's neighbour (L,).
+        neighbours: label of each class's neighbour (L,); the semantic kind alone needs it.
         seed: of the random kind.
 
     Yields:
@@ -105,14 +110,13 @@ def candidate_pairs(
     pools = _Pools(train, classes, settings)
     for label in range(len(classes)):
         foregrounds = pools.foregrounds(label)
-        backgrounds = pools.backgrounds(label if settings.kind == "same_class" else int(neighbours[label]))
-        first = np.repeat(foregrounds, len(backgrounds))
-        second = np.tile(backgrounds, len(foregrounds))
         if settings.kind == "random":
             rng = np.random.default_rng([seed, label])
-            others = pools.other_backgrounds(label)
-            draws = [rng.choice(others, len(backgrounds), replace=False, shuffle=False) for _ in foregrounds]
-            second = np.concatenate(draws)
+            others, count = pools.other_backgrounds(label)
+            draws = [rng.choice(others, count, replace=False, shuffle=False) for _ in foregrounds]
+        else:
+            draws = [pools.backgrounds(label if neighbours is None else int(neighbours[label]))] * len(foregrounds)
+        first, second = np.repeat(foregrounds, len(draws[0])), np.concatenate(draws)
         first, second = first[first != second], second[first != second]
         if first.size == 0:
             raise DatasetError(f"class {classes[label]!r}: its one usable training clip has no other to be paired with")
@@ -121,9 +125,9 @@ def candidate_pairs(
 
 
 def match(index: pd.DataFrame, classes: Sequence[str], settings: MatchSettings, seed: int, out: Path) -> None:
-    """Write ``pairs.parquet`` (all candidate pairs) and ``neighbours.parquet`` (class_name, neighbour, similarity).
+    """Write ``pairs.parquet`` (all candidate pairs).
 
-    Under the random kind the neighbours only say how many pairs are drawn; under same_class each class is its own.
+    The semantic kind also writes ``neighbours.parquet`` (class_name, neighbour, similarity).
 
     Args:
         index: ``ClipStore.index``.
@@ -136,19 +140,18 @@ def match(index: pd.DataFrame, classes: Sequence[str], settings: MatchSettings, 
         DatasetError: a class has no usable clip, or the embedding does not know its name.
         LeakError: a clip of a pair is also a test clip.
     """
-    if settings.kind == "same_class":
-        neighbours, similarity = np.arange(len(classes)), np.ones(len(classes), dtype=np.float32)
-    else:
-        neighbours, similarity = nearest_neighbours(embed_names(classes, settings.embedding))
     test_ids = frozenset(index.loc[index["split"] == "test", "id"])
     out.mkdir(parents=True, exist_ok=True)
+    neighbours = None
+    if settings.kind == "semantic":
+        neighbours, similarity = nearest_neighbours(embed_names(classes, settings.embedding))
+        names = {"class_name": list(classes), "neighbour": [classes[label] for label in neighbours.tolist()]}
+        pq.write_table(pa.table({**names, "similarity": similarity}), out / "neighbours.parquet")
     with pq.ParquetWriter(out / "pairs.parquet", PAIR_SCHEMA) as writer:
         for pairs in candidate_pairs(index, classes, settings, neighbours, seed):
             for column in ("foreground", "background"):
                 refuse_test_clips(pairs[column].unique().to_pylist(), test_ids, f"the {column}s of candidate pairs")
             writer.write_table(pairs)
-    names = {"class_name": list(classes), "neighbour": [classes[label] for label in neighbours.tolist()]}
-    pq.write_table(pa.table({**names, "similarity": similarity}), out / "neighbours.parquet")
 
 
 class _Pools:
@@ -169,8 +172,15 @@ class _Pools:
         limit = f"cover more than match.max_foreground={self.settings.max_foreground}"
         return self._usable(label, usable, "background", limit)
 
-    def other_backgrounds(self, label: int) -> NDArray[np.int64]:
-        return np.flatnonzero((self.labels != label) & (self.ratios <= self.settings.max_foreground))
+    def other_backgrounds(self, label: int) -> tuple[NDArray[np.int64], int]:
+        """Return the usable clips of all other classes, and how many a class has on average."""
+        others = np.flatnonzero((self.labels != label) & (self.ratios <= self.settings.max_foreground))
+        if others.size == 0:
+            raise DatasetError(
+                f"class {self.classes[label]!r}: no clip of another class can serve as background. "
+                f"Add a class, raise match.max_foreground={self.settings.max_foreground} or set match.kind same_class"
+            )
+        return others, -(-len(others) // (len(self.classes) - 1))
 
     def _usable(self, label: int, usable: NDArray[np.bool_], role: str, limit: str) -> NDArray[np.int64]:
         own = self.labels == label

@@ -1,6 +1,7 @@
 """The stages, one function each: videos in, a better classifier and a report out.
 
 Each reads what the stages before it wrote to the run folder and writes its own; it does nothing if that is complete.
+Each imports what it needs when it runs: Ray, RLlib, PyTorch and matplotlib take seconds each, and few stages need all.
 """
 
 import hashlib
@@ -8,20 +9,10 @@ import logging
 from dataclasses import replace
 from pathlib import Path
 
-from l2a_ray.classifier.evaluation import evaluate as evaluate_models
-from l2a_ray.classifier.training import TrainingRun, train_classifiers
-from l2a_ray.clips import prepare as preparation
 from l2a_ray.clips.store import ClipStore
 from l2a_ray.config import Settings
 from l2a_ray.files import write_json
-from l2a_ray.match import match as match_pairs
-from l2a_ray.report import write_report
 from l2a_ray.run import RunFolder
-from l2a_ray.selector.file import load_selector
-from l2a_ray.selector.rl import training as selector_training
-from l2a_ray.selector.scoring import select as select_pairs
-from l2a_ray.selector.vectors import ClipVectors
-from l2a_ray.session import ray_session
 from l2a_ray.videos.catalog import read_catalog
 
 logger = logging.getLogger(__name__)
@@ -34,6 +25,9 @@ SELECT = (*SELECTOR, "select")
 
 def prepare(settings: Settings) -> Path:
     """Fill the clip store (``prepare/``): each video decoded, segmented and inpainted once."""
+    from l2a_ray.clips import prepare as preparation
+    from l2a_ray.session import ray_session
+
     run = _open(settings)
     catalog = read_catalog(settings.data, settings.seed)
     segment = settings.segment
@@ -50,6 +44,8 @@ def prepare(settings: Settings) -> Path:
 
 def match(settings: Settings) -> Path:
     """Write the candidate pairs (``match/``)."""
+    from l2a_ray.match import match as match_pairs
+
     run, store = _open(settings), _store(settings)
 
     def work(out: Path) -> None:
@@ -60,6 +56,9 @@ def match(settings: Settings) -> Path:
 
 def train_selector(settings: Settings) -> Path:
     """Train the plain classifier and, against it, the Selector (``train-selector/``)."""
+    from l2a_ray.selector.rl import training as selector_training
+    from l2a_ray.session import ray_session
+
     run, store = _open(settings), _store(settings)
     pairs = run.folder("match") / "pairs.parquet"
     parts = selector_training.SelectorTraining(
@@ -80,6 +79,11 @@ def train_selector(settings: Settings) -> Path:
 
 def select(settings: Settings) -> Path:
     """Score all candidate pairs and keep the best under the budget (``select/``)."""
+    from l2a_ray.selector.file import load_selector
+    from l2a_ray.selector.scoring import select as select_pairs
+    from l2a_ray.selector.vectors import ClipVectors
+    from l2a_ray.session import ray_session
+
     run, store = _open(settings), _store(settings)
     trained = run.folder("train-selector")
     pairs = run.folder("match") / "pairs.parquet"
@@ -95,6 +99,9 @@ def select(settings: Settings) -> Path:
 
 def train(settings: Settings) -> Path:
     """Train a classifier for every arm and seed (``train/<arm>-<seed>/``)."""
+    from l2a_ray.classifier.training import TrainingRun, train_classifiers
+    from l2a_ray.session import ray_session
+
     run, store = _open(settings), _store(settings)
     runs = [
         TrainingRun(f"{arm}-{seed}", settings.seed + seed, _pairs(run, arm))
@@ -111,6 +118,8 @@ def train(settings: Settings) -> Path:
 
 def evaluate(settings: Settings) -> Path:
     """Test every classifier on the test split, which nothing before has seen (``evaluate/``)."""
+    from l2a_ray.classifier.evaluation import evaluate as evaluate_models
+
     run, store = _open(settings), _store(settings)
     trained = run.folder("train")
     models = [
@@ -127,6 +136,8 @@ def evaluate(settings: Settings) -> Path:
 
 def report(settings: Settings) -> Path:
     """Write the report (``report/index.html``) and say in a few lines what came out. It is always written anew."""
+    from l2a_ray.report import write_report
+
     run, store = _open(settings), _store(settings)
     run.folder("evaluate")
     out = run.path / "report"
@@ -142,6 +153,8 @@ def report(settings: Settings) -> Path:
 
 def run(settings: Settings) -> Path:
     """Run all stages that the arms need."""
+    from l2a_ray.session import ray_session
+
     with ray_session():
         prepare(settings)
         if set(settings.arm_names) != {"real"}:

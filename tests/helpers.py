@@ -8,7 +8,8 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from envs import EnvSettings, PairSelectionEnv
+from envs.pair_selection import PairSelectionEnv
+from envs.settings import EnvSettings
 from envs.trial import ClassifierTrial
 from l2a_ray.classifier.networks import Network, NetworkSettings, build_network
 from l2a_ray.clips.store import FAILED_COLUMNS, INDEX_DTYPES, ClipStore, StoredClip, write_clip, write_index

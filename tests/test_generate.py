@@ -77,8 +77,11 @@ def test_shares_are_exact_in_every_class() -> None:
     for name in ACTIONS:
         rows = train.class_name == name
         assert (rows.sum(), own[rows].sum()) == (40, 36)
-        assert train[rows].bad.value_counts().to_dict() == {"": 32, "wrong_label": 4, "lost": 4}
+        assert train[rows].bad.value_counts().to_dict() == {"": 32, "wrong_label": 6, "lost": 2}
     assert ((table.true_class != table.class_name) == (table.bad == "wrong_label")).all()
+    wrong = table[table.bad == "wrong_label"]
+    following = dict(zip(ACTIONS, (*ACTIONS[1:], ACTIONS[0]), strict=True))
+    assert (wrong.true_class == wrong.class_name.map(following)).all()
 
 
 def test_the_test_set_is_clean_and_balanced_over_classes_and_scenes() -> None:
@@ -115,7 +118,7 @@ def test_the_actor_moves_on_and_stands_out_unless_lost(action: str) -> None:
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("width", 81), ("height", 8), ("frames", 0), ("rate", 0), ("test_per_class", 0), ("bad_share", 1.5)],
+    [("width", 81), ("height", 8), ("frames", 0), ("rate", 0), ("test_per_class", 0), ("lost_share", 0.9)],
 )
 def test_impossible_settings_are_refused_by_name(field: str, value: Any) -> None:
     with pytest.raises(SettingError, match=rf"generate\.{field}={value}"):

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from l2a_ray.errors import DatasetError, LeakError, SettingError
-from l2a_ray.match import PAIR_SCHEMA, MatchSettings, candidate_pairs, match, nearest_neighbours
+from l2a_ray.match import PAIR_SCHEMA, Kind, MatchSettings, candidate_pairs, match, nearest_neighbours
 from l2a_ray.names import EmbeddingSettings, embed_names
 
 CLASSES = ("wave_hand", "clap_hands", "climb_stairs")
@@ -39,9 +39,10 @@ def pairs_of(table: pa.Table) -> Pairs:
     return list(zip(table["foreground"].to_pylist(), table["background"].to_pylist(), strict=True))
 
 
-def tables(kind: str, neighbours: list[int], seed: int = 0, index: pd.DataFrame = INDEX) -> list[pa.Table]:
+def tables(kind: str, neighbours: list[int] | None, seed: int = 0, index: pd.DataFrame = INDEX) -> list[pa.Table]:
     settings = MatchSettings(kind=kind)  # type: ignore[arg-type]
-    return list(candidate_pairs(index, CLASSES, settings, np.array(neighbours), seed))
+    known = None if neighbours is None else np.array(neighbours)
+    return list(candidate_pairs(index, CLASSES, settings, known, seed))
 
 
 def test_neighbours_by_hand() -> None:
@@ -84,7 +85,7 @@ def test_semantic_pairs_by_hand() -> None:
 
 
 def test_same_class_never_pairs_a_clip_with_itself() -> None:
-    chunks = tables("same_class", [0, 1, 2])
+    chunks = tables("same_class", None)
     assert [pairs_of(chunk) for chunk in chunks] == [
         [("a1", "a2")],
         [("b1", "b3"), ("b2", "b1"), ("b2", "b3"), ("b3", "b1")],
@@ -93,10 +94,10 @@ def test_same_class_never_pairs_a_clip_with_itself() -> None:
     assert chunks[1]["background_label"].to_pylist() == [1] * 4
 
 
-def test_random_pairs_are_as_many_of_other_classes_and_distinct() -> None:
+def test_random_pairs_are_of_other_classes_and_distinct() -> None:
     labels = {row.id: row.label for row in INDEX.itertuples()}
-    chunks = tables("random", [1, 0, 0])
-    assert [len(chunk) for chunk in chunks] == [2, 6, 4]
+    chunks = tables("random", None)
+    assert [len(chunk) for chunk in chunks] == [2, 6, 4]  # foregrounds 1, 3, 2; 4 backgrounds in the other 2 classes
     for label, chunk in enumerate(chunks):
         pairs = pairs_of(chunk)
         assert len(set(pairs)) == len(pairs)
@@ -108,7 +109,7 @@ def test_random_pairs_are_as_many_of_other_classes_and_distinct() -> None:
 def test_random_pairs_follow_the_seed_and_reach_every_class() -> None:
     rows = [(f"{label}{clip:02d}", label, "train", 0.2) for label in range(3) for clip in range(30)]
     index = make_index(*rows)
-    first, again, other = (pa.concat_tables(tables("random", [1, 0, 0], seed, index)) for seed in (7, 7, 8))
+    first, again, other = (pa.concat_tables(tables("random", None, seed, index)) for seed in (7, 7, 8))
     assert first.equals(again)
     assert not first.equals(other)
     # 900 pairs a class, the background's class a fair coin: within 5 standard deviations of 15.
@@ -145,7 +146,7 @@ def test_a_class_without_usable_clips_is_named(index: pd.DataFrame, message: str
 
 def test_a_class_with_one_clip_cannot_be_paired_with_itself() -> None:
     with pytest.raises(DatasetError, match=r"'wave_hand'.*one usable"):
-        tables("same_class", [0, 1, 2], index=INDEX[INDEX["id"] != "a2"])
+        tables("same_class", None, index=INDEX[INDEX["id"] != "a2"])
 
 
 def test_match_writes_pairs_and_neighbours(tmp_path: Path) -> None:
@@ -159,12 +160,19 @@ def test_match_writes_pairs_and_neighbours(tmp_path: Path) -> None:
     assert written.equals(pa.concat_tables(tables("semantic", labels)))
 
 
-def test_same_class_needs_no_embedding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("kind", "pairs"), [("same_class", 7), ("random", 12)])
+def test_only_the_semantic_kind_needs_an_embedding(
+    kind: Kind, pairs: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delattr("l2a_ray.match.embed_names")
-    match(INDEX, CLASSES, MatchSettings(kind="same_class"), 0, tmp_path)
-    neighbours = pq.read_table(tmp_path / "neighbours.parquet")
-    assert neighbours["neighbour"].to_pylist() == list(CLASSES)
-    assert pq.read_metadata(tmp_path / "pairs.parquet").num_rows == 7
+    match(INDEX, CLASSES, MatchSettings(kind=kind), 0, tmp_path)
+    assert not (tmp_path / "neighbours.parquet").exists()
+    assert pq.read_metadata(tmp_path / "pairs.parquet").num_rows == pairs
+
+
+def test_one_class_alone_cannot_be_paired_at_random() -> None:
+    with pytest.raises(DatasetError, match=r"'wave_hand'.*no clip of another class"):
+        tables("random", None, index=INDEX[INDEX["label"] == 0])
 
 
 @pytest.mark.parametrize("leaked", ["a1", "b3"])

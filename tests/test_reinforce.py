@@ -16,11 +16,10 @@ from helpers import CROP, NETWORK, small_network, small_problem
 from numpy.typing import NDArray
 from ray.rllib.core.columns import Columns
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
-from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 from ray.tune.registry import register_env
 
-from envs import EnvSettings
-from envs.pair_selection import EnvFiles
+from envs.pair_selection import EnvFiles, moving_average
+from envs.settings import EnvSettings
 from l2a_ray.classifier.networks import save_network
 from l2a_ray.classifier.settings import ClassifierSettings
 from l2a_ray.composite import CompositeSettings
@@ -31,7 +30,7 @@ from l2a_ray.selector.rl import training
 from l2a_ray.selector.rl.distribution import IndependentBernoulli
 from l2a_ray.selector.rl.module import SelectorModule
 from l2a_ray.selector.rl.registry import build_config
-from l2a_ray.selector.rl.reinforce import ReinforceConfig, ReturnsAboveBaseline, reinforce_loss, returns_to_go
+from l2a_ray.selector.rl.reinforce import ReinforceConfig, reinforce_loss
 from l2a_ray.selector.rl.settings import SelectorSettings
 
 # RLlib warns of its own use of deprecated settings, and that a second algorithm replaces the first one's environment.
@@ -43,11 +42,14 @@ OBSERVATIONS = spaces.Box(-np.inf, np.inf, (B, 2 * F + 2 * L), np.float32)
 
 
 EPISODE = 8  # steps
-UPDATES = 60
+UPDATES = 120
 
 
 class Bandit(gymnasium.Env[NDArray[np.float32], NDArray[np.int8]]):
-    """A pair is good if its first feature is positive; choosing it brings `sign` / B, another costs as much."""
+    """A pair is good if its first feature is positive: choosing it lowers the loss by `sign` / B, another raises it.
+
+    The reward is the environment's own: R = delta - L.
+    """
 
     def __init__(self, sign: float) -> None:
         self.sign, self.observation_space, self.action_space = sign, OBSERVATIONS, spaces.MultiBinary(B)
@@ -56,7 +58,7 @@ class Bandit(gymnasium.Env[NDArray[np.float32], NDArray[np.int8]]):
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[NDArray[np.float32], dict[str, Any]]:
         super().reset(seed=seed)
-        self.left = EPISODE
+        self.left, self.delta = EPISODE, 0.0
         return self.draw(), {}
 
     def draw(self) -> NDArray[np.float32]:
@@ -64,7 +66,8 @@ class Bandit(gymnasium.Env[NDArray[np.float32], NDArray[np.int8]]):
         return self.state
 
     def step(self, action: NDArray[np.int8]) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
-        reward = self.sign * float((action * np.where(self.state[:, 0] > 0, 1, -1)).mean())
+        loss = -self.sign * float((action * np.where(self.state[:, 0] > 0, 1, -1)).mean())
+        reward, self.delta = self.delta - loss, moving_average(self.delta, loss, 5)
         self.left -= 1
         return self.draw(), reward, False, self.left == 0, {}
 
@@ -135,42 +138,6 @@ def test_gradient_of_the_loss_by_hand() -> None:
     torch.testing.assert_close(logits.grad, -advantage[:, None] * (mask - logits.detach().sigmoid()) / 3)
 
 
-def test_returns_to_go_by_hand() -> None:
-    rewards = np.array([1.0, 2.0, 4.0])
-    assert returns_to_go(rewards, 0.0).tolist() == [1, 2, 4]
-    assert returns_to_go(rewards, 0.5).tolist() == [3, 4, 4]
-    assert returns_to_go(rewards, 1.0).tolist() == [7, 6, 4] and rewards.tolist() == [1, 2, 4]
-
-
-def episode(rewards: list[float]) -> SingleAgentEpisode:
-    steps = len(rewards)
-    return SingleAgentEpisode(
-        observations=[np.zeros(1, dtype=np.float32)] * (steps + 1),
-        actions=[np.zeros(1, dtype=np.int8)] * steps,
-        rewards=rewards,
-        truncated=True,
-        len_lookback_buffer=0,
-    )
-
-
-def advantages(connector: ReturnsAboveBaseline, *episodes: SingleAgentEpisode) -> list[float]:
-    batch = connector(episodes=list(episodes), batch={}, rl_module=None)
-    columns = batch[Columns.ADVANTAGES].values()
-    return [float(value) for column in columns for value in np.concatenate([np.ravel(item) for item in column])]
-
-
-def test_advantages_are_returns_above_the_mean_of_earlier_batches() -> None:
-    connector = ReturnsAboveBaseline(gamma=0.0, decay=0.9)
-    assert advantages(connector, episode([1.0]), episode([2.0, 6.0])) == pytest.approx([-2, -1, 3])  # mean 3
-    assert advantages(connector, episode([5.0])) == pytest.approx([2])
-    state = connector.get_state()
-    assert advantages(connector, episode([1.0])) == pytest.approx([1 - (0.9 * 3 + 0.1 * 5)])
-    other = ReturnsAboveBaseline(gamma=0.0, decay=0.9)
-    other.set_state(state)
-    assert advantages(other, episode([1.0])) == pytest.approx([1 - 3.2])
-    assert advantages(ReturnsAboveBaseline(gamma=0.5, decay=0.9), episode([2.0, 4.0])) == pytest.approx([0, 0])
-
-
 def test_order_of_the_pairs_does_not_matter() -> None:
     module = SelectorModule(
         observation_space=OBSERVATIONS,
@@ -195,23 +162,20 @@ def test_order_of_the_pairs_does_not_matter() -> None:
 @pytest.mark.ray
 @pytest.mark.parametrize("gamma", [0.0, 0.5])
 def test_updates_equal_plain_pytorch(session: None, gamma: float) -> None:
-    algorithm = config(lr=0.01, gamma=gamma, baseline_decay=0.5).build_algo()
+    algorithm = config(lr=0.01, gamma=gamma).build_algo()
     try:
-        plain, baseline = initial(), None
+        plain = initial()
         optimizer = torch.optim.Adam(plain.parameters(), lr=0.01)
         for _ in range(3):
             episodes = algorithm.env_runner.sample(num_timesteps=STEPS)
             observations = torch.from_numpy(np.concatenate([e.get_observations()[:-1] for e in episodes]))
             actions = torch.from_numpy(np.concatenate([e.get_actions() for e in episodes])).float()
             returns = torch.from_numpy(np.concatenate([by_hand(e.get_rewards(), gamma) for e in episodes])).float()
-            mean = returns.mean().item()
-            baseline = mean if baseline is None else baseline
             logits = plain(observations)
             log_prob = -torch.nn.functional.binary_cross_entropy_with_logits(logits, actions, reduction="none").sum(1)
             optimizer.zero_grad()
-            (-(log_prob * (returns - baseline)).mean()).backward()  # type: ignore[no-untyped-call]
+            (-(log_prob * returns).mean()).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
-            baseline = 0.5 * baseline + 0.5 * mean
             algorithm.learner_group.update(episodes=episodes, timesteps={"num_env_steps_sampled_lifetime": STEPS})
         learnt, start = training._policy(algorithm), initial().state_dict()
         for name, value in plain.state_dict().items():

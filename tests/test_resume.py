@@ -22,7 +22,7 @@ match: {kind: random}
 env: {pairs: 8}
 selector: {steps: 160, steps_per_update: 4, steps_per_iteration: 16, checkpoint_every: 1, hidden: [16], labels: one_hot}
 select: {budget: 0.5}
-classifier: {network: {name: small3d, width: 4}, epochs: 12, batch_size: 4, crop: 28}
+classifier: {network: {name: small3d, width: 4}, epochs: 12, batch_size: 4, crop: 28, workers: 0}
 """
 
 
@@ -52,7 +52,8 @@ def _metrics(run: Path) -> dict[str, object]:
 
 @pytest.mark.slow
 def test_killed_run_ends_like_an_uninterrupted_one(tmp_path: Path) -> None:
-    generate(tmp_path / "videos", GenerateSettings(train_per_class=12, test_per_class=2, bad_share=0), 0)
+    videos = GenerateSettings(train_per_class=12, test_per_class=2, wrong_label_share=0, lost_share=0)
+    generate(tmp_path / "videos", videos, 0)
     (tmp_path / "run.yaml").write_text(CONFIG)
     assert _start(tmp_path, "whole").wait() == 0, (tmp_path / "whole.log").read_text()[-3000:]
 

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from l2a_ray.classifier.networks import NetworkSettings, build_network
@@ -19,7 +20,7 @@ from l2a_ray.names import EmbeddingSettings
 from l2a_ray.selector.file import METADATA, WEIGHTS, Selector, check_classes, hash_weights, load_selector, save_selector
 from l2a_ray.selector.network import SelectorNetwork, label_vectors, pair_observation
 from l2a_ray.selector.scoring import Floats, Rows, SelectSettings, TopK, score_pairs, select
-from l2a_ray.selector.vectors import ClipVectors
+from l2a_ray.selector.vectors import ClipVectors, class_agreement
 
 RAYS_OWN = r"ignore::DeprecationWarning:ray\..*"
 CLASSES = ("brush hair", "catch", "clap")
@@ -48,7 +49,7 @@ def some_clips(count: int, seed: int = 1) -> ClipVectors:
 def test_equals_a_plain_mlp_on_the_scaled_concatenation(network: SelectorNetwork) -> None:
     clips = some_clips(20)
     plain = nn.Sequential(network.first, nn.ReLU(), network.deeper[0], nn.ReLU(), network.last)
-    scaled = (clips.features_NF - network.feature_mean_F.numpy()) / network.feature_std_F.numpy()
+    scaled = (clips.features_NF - network.feature_mean_F.numpy()) / network.feature_scale_F.numpy()
     f, b = np.arange(20), np.arange(20)[::-1]
     by_hand = torch.from_numpy(np.hstack([scaled[f], clips.labels_NL[f], scaled[b], clips.labels_NL[b]]))
     pairs = torch.from_numpy(pair_observation(clips.clips_NFL, f, b.copy()))
@@ -66,11 +67,54 @@ def test_halves_computed_once_a_clip_equal_forward(network: SelectorNetwork) -> 
 
 
 def test_standardise_uses_the_training_clips(network: SelectorNetwork) -> None:
-    features = np.array([[1, 7], [3, 7]], dtype=np.float32)
-    small = SelectorNetwork(2, 1, hidden=(4,))
-    small.standardise(features)
-    assert small.feature_mean_F.tolist() == [2, 7]
-    assert small.feature_std_F.tolist() == [1, 1], "a constant feature must not be divided by zero"
+    features = np.array([[1, 7, 0], [5, 7, 8]], dtype=np.float32)
+    small = SelectorNetwork(3, 1, hidden=(4,))
+    small.standardise(features, blocks=(2, 1))
+    assert small.feature_mean_F.tolist() == [3, 7, 4]
+    assert small.feature_scale_F.tolist() == pytest.approx([2 * np.sqrt(2), 1, 4]), "7 must not be divided by zero"
+
+
+@pytest.mark.parametrize(("blocks", "lengths"), [(None, [1]), ((4, 1), [1, 1])])
+def test_every_block_of_features_has_mean_square_length_1(blocks: tuple[int, ...] | None, lengths: list[int]) -> None:
+    features = np.random.default_rng(0).normal(3, [1, 10, 0.1, 5, 2], (40, 5)).astype(np.float32)
+    small = SelectorNetwork(5, 1, hidden=(4,))
+    small.standardise(features, blocks)
+    scaled = ((torch.from_numpy(features) - small.feature_mean_F) / small.feature_scale_F).square().mean(dim=0).numpy()
+    parts = np.split(scaled, np.cumsum(blocks)[:-1]) if blocks else [scaled]
+    assert [part.sum() for part in parts] == pytest.approx(lengths, abs=1e-5)
+
+
+# --- clip vectors
+
+
+def test_class_agreement_equals_a_plain_loop() -> None:
+    rng = np.random.default_rng(0)
+    labels = np.array([4] * 5 + [7] * 4 + [9])
+    features = rng.normal(size=(10, 3)).astype(np.float32) + labels[:, None] * [1, -1, 0]
+    centred = features - features.mean(axis=0)
+
+    def cosine(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
+        return float(a @ b / np.linalg.norm(a) / np.linalg.norm(b))
+
+    expected = []
+    for i in range(9):
+        own = [j for j in range(10) if labels[j] == labels[i] and j != i]
+        others = [centred[labels == label].mean(axis=0) for label in {4, 7, 9} - {labels[i]}]
+        nearest = max(cosine(centred[i], other) for other in others)
+        expected.append(cosine(centred[i], centred[own].mean(axis=0)) - nearest)
+    found = class_agreement(features.astype(np.float32), labels)
+    np.testing.assert_allclose(found, [*expected, 0], atol=1e-5)
+    assert found.dtype == np.float32
+
+
+def test_a_wrong_label_lowers_the_agreement() -> None:
+    labels = np.repeat([0, 1], 10)
+    features = (np.eye(2)[labels] + np.random.default_rng(0).normal(0, 0.1, (20, 2))).astype(np.float32)
+    wrong = labels.copy()
+    wrong[3] = 1
+    assert class_agreement(features, labels).min() > 0.5
+    assert class_agreement(features, wrong).argmin() == 3
+    assert not class_agreement(features, np.zeros(20, dtype=np.int64)).any(), "one class: nothing to compare with"
 
 
 def test_omega_starts_near_one_half() -> None:
@@ -150,6 +194,7 @@ def test_unusable_networks_and_clips_are_refused(network: SelectorNetwork) -> No
 def selector(network: SelectorNetwork) -> Selector:
     settings = NetworkSettings(name="small3d", width=2)
     return Selector(
+        agreement=False,
         network=network,
         encoding="one_hot",
         embedding=EmbeddingSettings(),
@@ -271,7 +316,7 @@ def exact(network: SelectorNetwork) -> SelectorNetwork:
     with torch.no_grad():
         for values in network.state_dict().values():
             values.copy_(torch.from_numpy(rng.integers(-1, 2, size=tuple(values.shape))))
-        network.feature_std_F.fill_(1)
+        network.feature_scale_F.fill_(1)
         network.last.weight.mul_(1 / 16)
     return network
 

@@ -97,6 +97,19 @@ def test_each_run_leaves_its_model_and_history(store: ClipStore, trained: Path) 
 
 
 @pytest.mark.ray
+def test_local_mode_gives_the_same_bits(store: ClipStore, pairs: str, trained: Path, tmp_path: Path) -> None:
+    threads = torch.get_num_threads()
+    settings = replace(SETTINGS, workers=0)
+    train([TrainingRun("random-0", 0, pairs)], store, tmp_path, settings)
+    here, there = (
+        safetensors.torch.load_file(folder / "random-0" / "model.safetensors") for folder in (tmp_path, trained)
+    )
+    assert all(torch.equal(here[name], there[name]) for name in there)
+    assert torch.get_num_threads() == threads
+    with pytest.raises(SettingError, match=r"learning_rate=1e\+30"):
+        train([TrainingRun("real-0", 0, None)], store, tmp_path, replace(settings, learning_rate=1e30))
+
+
 def test_finished_runs_are_not_trained_again(store: ClipStore, pairs: str, trained: Path) -> None:
     files = {path: path.stat().st_mtime_ns for path in trained.rglob("*.*")}
     train([TrainingRun("real-0", 0, None), TrainingRun("random-0", 0, pairs)], store, trained)

@@ -97,6 +97,7 @@ def _read_pairs(path: Path, train: NDArray[np.str_]) -> NDArray[np.str_]:
 
 def train_all(job: Job) -> L2AError | None:
     """Train all runs in one Ray Train worker; return an error that starting again would not mend."""
+    threads = torch.get_num_threads()
     torch.set_num_threads(job.settings.threads)
     store = ClipStore(job.store)
     try:
@@ -110,6 +111,8 @@ def train_all(job: Job) -> L2AError | None:
             if ray.train.get_context().get_world_size() > 1:
                 raise  # the other workers would wait for this one for ever
             return cause
+    finally:
+        torch.set_num_threads(threads)  # in local mode this process has other work to do
     return None
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 import pyarrow
 import yaml
-from scipy import stats
+from scipy.special import stdtrit
 
 from l2a_ray.clips.store import ClipStore
 from l2a_ray.errors import StageError
@@ -183,7 +183,7 @@ def spread(values: "pd.Series[float]") -> Json:
     n, several = len(values), len(values) > 1
     # A diverged run must show, not drop out of the mean.
     std = float(values.std(ddof=1, skipna=False)) if several else None
-    interval = float(stats.t.ppf(0.975, n - 1)) * std / math.sqrt(n) if std is not None else None
+    interval = float(stdtrit(n - 1, 0.975)) * std / math.sqrt(n) if std is not None else None
     by_seed = {str(seed): float(value) for seed, value in values.items()}
     return {"mean": float(values.mean(skipna=False)), "std": std, "interval95": interval, "n": n, "values": by_seed}
 

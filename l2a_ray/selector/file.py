@@ -31,6 +31,8 @@ class Selector:
     """A trained Selector and all that is needed to score the pairs of any data set with it."""
 
     network: SelectorNetwork
+    agreement: bool
+    """Whether the last feature of a clip is its ``class_agreement``."""
     encoding: LabelEncoding
     """How the classes were turned into label vectors."""
     embedding: EmbeddingSettings
@@ -121,6 +123,7 @@ def _metadata(selector: Selector) -> dict[str, Any]:
         "feature_size": network.feature_size,
         "label_size": network.label_size,
         "hidden": network.hidden,
+        "agreement": selector.agreement,
         "encoding": selector.encoding,
         "embedding": asdict(selector.embedding),
         "classes": selector.classes,
@@ -145,6 +148,7 @@ def _build(metadata: Mapping[str, Any], weights: Mapping[str, torch.Tensor]) -> 
     network.load_state_dict(_part(weights, "selector."), assign=True)
     return Selector(
         network=network,
+        agreement=bool(metadata["agreement"]),
         encoding=cast(LabelEncoding, metadata["encoding"]),
         embedding=EmbeddingSettings(**metadata["embedding"]),
         classes=None if classes is None else tuple(classes),

@@ -40,7 +40,7 @@ class SelectorNetwork(nn.Module):
     """
 
     feature_mean_F: torch.Tensor
-    feature_std_F: torch.Tensor
+    feature_scale_F: torch.Tensor
 
     def __init__(self, feature_size: int, label_size: int, hidden: Sequence[int] = (2048, 1024, 512)) -> None:
         super().__init__()
@@ -48,7 +48,7 @@ class SelectorNetwork(nn.Module):
             raise SettingError("selector.hidden", tuple(hidden), "must hold at least one layer size, each 1 or more")
         self.feature_size, self.label_size, self.hidden = feature_size, label_size, tuple(hidden)
         self.register_buffer("feature_mean_F", torch.zeros(feature_size))
-        self.register_buffer("feature_std_F", torch.ones(feature_size))
+        self.register_buffer("feature_scale_F", torch.ones(feature_size))
         self.first = nn.Linear(2 * self.clip_size, hidden[0])
         self.deeper = nn.ModuleList(nn.Linear(wide, narrow) for wide, narrow in pairwise(hidden))
         self.last = nn.Linear(hidden[-1], 1)
@@ -60,15 +60,23 @@ class SelectorNetwork(nn.Module):
         """V: values in one clip's vector, its feature followed by its label."""
         return self.feature_size + self.label_size
 
-    def standardise(self, features_NF: NDArray[np.float32]) -> None:
-        """Take mean and standard deviation from the training clips' raw features; both of a pair are scaled by them.
+    def standardise(self, features_NF: NDArray[np.float32], blocks: Sequence[int] | None = None) -> None:
+        """Take mean and scale from the training clips' raw features; both of a pair are centred and scaled by them.
 
-        A feature that never varies there is only centred.
+        Every block of columns gets a mean square length of 1, each of its columns the same part of it. So a block of
+        hundreds of features weighs as much as a label, and the noise of a policy gradient in all of them together does
+        not drown what one column tells (ours; docs/train-selector.md has the measurement). A column that never varies
+        is only centred.
+
+        Args:
+            features_NF: float32 (N, F).
+            blocks: numbers of columns, in order; their sum is F. None: all are one block.
         """
         features = torch.as_tensor(features_NF, dtype=torch.float32)
+        sizes = torch.tensor([size for size in blocks or (self.feature_size,) for _ in range(size)])
         std_F = features.std(dim=0, correction=0)
         self.feature_mean_F.copy_(features.mean(dim=0))
-        self.feature_std_F.copy_(torch.where(std_F > SMALLEST_STD, std_F, 1.0))
+        self.feature_scale_F.copy_(torch.where(std_F > SMALLEST_STD, std_F * sizes.sqrt(), 1.0))
 
     def half_f(self, clips_NV: torch.Tensor) -> torch.Tensor:
         """First layer's part for foregrounds, bias included: (..., V) -> (..., H)."""
@@ -93,7 +101,7 @@ class SelectorNetwork(nn.Module):
 
     def _scaled(self, clips_NV: torch.Tensor) -> torch.Tensor:
         features, labels = clips_NV[..., : self.feature_size], clips_NV[..., self.feature_size :]
-        return torch.cat([(features - self.feature_mean_F) / self.feature_std_F, labels], dim=-1)
+        return torch.cat([(features - self.feature_mean_F) / self.feature_scale_F, labels], dim=-1)
 
 
 def pair_observation(

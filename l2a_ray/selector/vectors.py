@@ -8,9 +8,13 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import safetensors.numpy
 from numpy.typing import NDArray
 
+from l2a_ray.classifier.evaluation import extract_features
+from l2a_ray.classifier.networks import Network
+from l2a_ray.clips.store import ClipStore
 from l2a_ray.errors import StageError
 from l2a_ray.files import write_bytes
 
@@ -21,7 +25,7 @@ class ClipVectors:
 
     Args:
         ids_N: clip ids, 16 ASCII characters each, sorted.
-        features_NF: float32 features of the backbone.
+        features_NF: float32 features of the backbone and, if the Selector is told it, the agreement as the last column.
         labels_NL: float32 label vectors (one-hot, or the embedding of the class name).
     """
 
@@ -63,3 +67,64 @@ class ClipVectors:
         return cls(
             ids_N=ids.view(f"S{ids.shape[1]}").ravel(), features_NF=tensors["features"], labels_NL=tensors["labels"]
         )
+
+
+def describe_clips(
+    store: ClipStore,
+    rows: pd.DataFrame,
+    backbone: Network,
+    crop: int,
+    labels_LD: NDArray[np.float32],
+    *,
+    agreement: bool,
+) -> ClipVectors:
+    """Compute what a Selector knows of some clips.
+
+    Args:
+        store: the prepared clips.
+        rows: rows of ``store.index``.
+        backbone: its input to the head is the feature.
+        crop: side of the centre crop that it sees, pixels.
+        labels_LD: vector of each class, ``label_vectors``.
+        agreement: add ``class_agreement`` as the last feature.
+    """
+    features_NF = extract_features(backbone, store, rows["id"].tolist(), crop)
+    label_N = rows["label"].to_numpy(np.int64)
+    if agreement:
+        features_NF = np.column_stack([features_NF, class_agreement(features_NF, label_N)])
+    return ClipVectors(rows["id"].to_numpy().astype(np.bytes_), features_NF, labels_LD[label_N])
+
+
+def class_agreement(features_NF: NDArray[np.float32], label_N: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Return how much nearer each clip's feature is to its own class than to any other, in [-2, 2].
+
+    That is the cosine to the mean of its class's other clips, less the largest cosine to the mean of another class, all
+    features centred. Low where a label is wrong. Needs no classifier, so it means the same for any data set's classes.
+    Ours; DVRL (https://arxiv.org/abs/1909.11671) tells its estimator how far a prediction is from the label likewise.
+
+    Args:
+        features_NF: float32 (N, F).
+        label_N: int (N,).
+
+    Returns:
+        float32 (N,); 0 for a clip that is alone in its class, and where there is one class only.
+    """
+    classes, own_N = np.unique(label_N, return_inverse=True)
+    if len(classes) < 2:
+        return np.zeros(len(label_N), np.float32)
+    centred_NF = (features_NF - features_NF.mean(axis=0)).astype(np.float64)
+    count_L = np.bincount(own_N)
+    sum_LF = np.zeros((len(classes), features_NF.shape[1]))
+    np.add.at(sum_LF, own_N, centred_NF)
+    clips_NF = _unit(centred_NF)
+    cosine_NL = clips_NF @ _unit(sum_LF).T
+    rows_N = np.arange(len(label_N))
+    cosine_NL[rows_N, own_N] = -np.inf
+    other_N = cosine_NL.max(axis=1)
+    same_N = (clips_NF * _unit(sum_LF[own_N] - centred_NF)).sum(axis=1)
+    return np.where(count_L[own_N] > 1, same_N - other_N, 0).astype(np.float32)
+
+
+def _unit(vectors_NF: NDArray[np.float64]) -> NDArray[np.float64]:
+    length_N1: NDArray[np.float64] = np.linalg.norm(vectors_NF, axis=1, keepdims=True)
+    return vectors_NF / np.maximum(length_N1, 1e-12)

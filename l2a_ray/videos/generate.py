@@ -60,8 +60,11 @@ class GenerateSettings:
     """Test videos of each class. Ours."""
     correlation: float = 0.9
     """Share of a class's training videos that show its own scene, in [0, 1]; the others are drawn from the rest."""
-    bad_share: float = 0.2
-    """Share of a class's training videos that are bad: half in the wrong folder, half with an actor hard to see."""
+    wrong_label_share: float = 0.15
+    """Share of a class's training videos that show the next class's action, as an annotator who takes one action for
+    another leaves them. Ours."""
+    lost_share: float = 0.05
+    """Share of a class's training videos whose actor is hard to see, so that segmenters lose it. Ours."""
 
     def __post_init__(self) -> None:
         for field, least in {"width": 32, "height": 32, "frames": 8, "rate": 1}.items():
@@ -73,9 +76,12 @@ class GenerateSettings:
         for field in ("train_per_class", "test_per_class"):
             if getattr(self, field) < 1:
                 raise SettingError(f"generate.{field}", getattr(self, field), "must be at least 1")
-        for field in ("correlation", "bad_share"):
+        for field in ("correlation", "wrong_label_share", "lost_share"):
             if not 0 <= getattr(self, field) <= 1:
                 raise SettingError(f"generate.{field}", getattr(self, field), "must be in [0, 1]")
+        if self.wrong_label_share + self.lost_share > 1:
+            reason = f"must be at most 1 together with generate.wrong_label_share={self.wrong_label_share}"
+            raise SettingError("generate.lost_share", self.lost_share, reason)
 
 
 @dataclass(frozen=True)
@@ -147,12 +153,13 @@ def plan_videos(settings: GenerateSettings, seed: int) -> list[Plan]:
 def _train_rows(label: int, settings: GenerateSettings, rng: Generator) -> list[_Row]:
     """True class, scene and fault of each video in a training folder; a scene goes with what the actor really does."""
     count = settings.train_per_class
-    bad = round(settings.bad_share * count)
+    wrong = round(settings.wrong_label_share * count)
+    bad = round((settings.wrong_label_share + settings.lost_share) * count)
     own = rng.permutation(count) < round(settings.correlation * count)
     rows: list[_Row] = []
     for place, is_own in zip(rng.permutation(count), own, strict=True):
-        fault: _Fault = "wrong_label" if place < bad // 2 else "lost" if place < bad else ""
-        true = _another(label, rng) if fault == "wrong_label" else label
+        fault: _Fault = "wrong_label" if place < wrong else "lost" if place < bad else ""
+        true = (label + 1) % len(ACTIONS) if fault == "wrong_label" else label
         rows.append((true, true if is_own else _another(true, rng), fault))
     return rows
 

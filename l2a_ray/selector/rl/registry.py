@@ -7,8 +7,7 @@ from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.tune.registry import register_env
 
-from envs import PairSelectionEnv
-from envs.pair_selection import EnvFiles
+from envs.pair_selection import EnvFiles, PairSelectionEnv
 from l2a_ray.errors import SettingError
 from l2a_ray.selector.rl.module import SelectorModule
 from l2a_ray.selector.rl.reinforce import ReinforceConfig
@@ -22,10 +21,7 @@ def _reinforce(settings: SelectorSettings, episode: int) -> AlgorithmConfig:
         raise SettingError("selector.discount", settings.discount, reason)
     return (
         ReinforceConfig()
-        .training(
-            updates_per_iteration=settings.steps_per_iteration // settings.steps_per_update,
-            baseline_decay=settings.baseline_decay,
-        )
+        .training(updates_per_iteration=settings.steps_per_iteration // settings.steps_per_update)
         .env_runners(rollout_fragment_length=settings.steps_per_update)
     )
 

@@ -13,13 +13,10 @@ class SelectorSettings:
 
     algorithm: Literal["REINFORCE"] = "REINFORCE"
     """RLlib algorithm (paper, section 4.1: REINFORCE)."""
-    learning_rate: float = 1e-3
+    learning_rate: float = 3e-4
     """Of Adam (ours, between DVRL's 1e-2 and ALBA's 1e-5)."""
     discount: float = 0.0
     """0 makes each step's return its own reward, the paper's one-step episodes; above 0 is an ablation (ours)."""
-    baseline_decay: float = 0.9
-    """Decay of the mean return that REINFORCE subtracts, so that only what is better than usual is made more likely
-    (ours; delta does that in the paper, but only while the classifier goes on learning)."""
     steps: int = 4000
     """Environment steps of each runner (ours)."""
     steps_per_update: int = 16
@@ -31,6 +28,9 @@ class SelectorSettings:
     """Sizes of the hidden layers (paper, section 3.1)."""
     labels: LabelEncoding = "name"
     """`name`: sentence embedding of the class name, which lets a Selector score other data sets' pairs; `one_hot`."""
+    agreement: bool = True
+    """Whether the Selector is also told how much nearer each clip's feature is to its own class than to any other.
+    Ours, after DVRL's prediction difference; without it (paper) wrong labels take it many times more steps."""
     warm_start: Literal["random", "real"] = "random"
     """What the classifier whose features are used is trained on: real clips and composites of random pairs, or real
     clips alone (paper). Ours: features learned where scene and action go together cannot tell them apart."""
@@ -47,8 +47,6 @@ class SelectorSettings:
         for name in ("steps", "steps_per_update", "steps_per_iteration", "checkpoint_every"):
             if getattr(self, name) < 1:
                 raise SettingError(f"selector.{name}", getattr(self, name), "must be at least 1")
-        if not 0 <= self.baseline_decay < 1:
-            raise SettingError("selector.baseline_decay", self.baseline_decay, "must be in [0, 1)")
         if self.steps_per_iteration % self.steps_per_update:
             reason = f"must divide selector.steps_per_iteration={self.steps_per_iteration}"
             raise SettingError("selector.steps_per_update", self.steps_per_update, reason)

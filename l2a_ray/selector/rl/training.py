@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import safetensors.torch
 import torch
@@ -19,7 +18,6 @@ from tqdm import tqdm
 
 from envs.pair_selection import EnvFiles, read_candidates
 from envs.settings import EnvSettings
-from l2a_ray.classifier.evaluation import extract_features
 from l2a_ray.classifier.networks import load_network
 from l2a_ray.classifier.training import ClassifierSettings, TrainingRun, train_classifiers
 from l2a_ray.clips.store import ClipStore
@@ -31,9 +29,7 @@ from l2a_ray.selector.network import SelectorNetwork, label_vectors
 from l2a_ray.selector.rl.registry import build_config
 from l2a_ray.selector.rl.runner import STEPS, RepeatableEnvRunner
 from l2a_ray.selector.rl.settings import SelectorSettings
-from l2a_ray.selector.vectors import ClipVectors
-
-FEATURE_BATCH = 64
+from l2a_ray.selector.vectors import ClipVectors, describe_clips
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,10 +102,9 @@ def _vectors(store: ClipStore, settings: SelectorTraining, out: Path) -> ClipVec
     if not path.is_file():
         network = load_network(out / "warm" / "model.safetensors", settings.classifier.network, len(store.classes))
         rows = store.index[store.index["split"] != "test"]
-        features_NF = extract_features(network, store, rows["id"].tolist(), settings.classifier.crop, FEATURE_BATCH)
-        labels = label_vectors(store.classes, settings.selector.labels, settings.embedding)
-        ids_N = rows["id"].to_numpy().astype(np.bytes_)
-        ClipVectors(ids_N=ids_N, features_NF=features_NF, labels_NL=labels[rows["label"].to_numpy()]).save(path)
+        labels_LD = label_vectors(store.classes, settings.selector.labels, settings.embedding)
+        crop, agreement = settings.classifier.crop, settings.selector.agreement
+        describe_clips(store, rows, network, crop, labels_LD, agreement=agreement).save(path)
     return ClipVectors.load(path)
 
 
@@ -118,7 +113,8 @@ def _initial(store: ClipStore, vectors: ClipVectors, settings: SelectorTraining)
     torch.manual_seed(settings.seed)
     feature_size, label_size = vectors.features_NF.shape[1], vectors.labels_NL.shape[1]
     network = SelectorNetwork(feature_size, label_size, settings.selector.hidden)
-    network.standardise(vectors.features_NF[vectors.rows(store.rows("train")["id"].tolist())])
+    blocks = (feature_size - 1, 1) if settings.selector.agreement else None
+    network.standardise(vectors.features_NF[vectors.rows(store.rows("train")["id"].tolist())], blocks)
     return network
 
 
@@ -190,6 +186,7 @@ def _policy(algorithm: Algorithm) -> dict[str, torch.Tensor]:
 def _bundle(network: SelectorNetwork, store: ClipStore, settings: SelectorTraining, out: Path) -> Selector:
     return Selector(
         network=network,
+        agreement=settings.selector.agreement,
         encoding=settings.selector.labels,
         embedding=settings.embedding,
         classes=store.classes if settings.selector.labels == "one_hot" else None,
