@@ -140,19 +140,10 @@ class PairSelectionEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.int8]]):
         files: EnvFiles = config["files"]
         store, vectors = ClipStore(files.store), ClipVectors.load(Path(files.vectors))
         foreground, background = read_candidates(Path(files.pairs), files.settings.candidates, files.seed)
-        validation = validation_clips(store.index, files.settings.validation_clips, files.seed)
         test_ids = frozenset(store.rows("test")["id"])
-        refuse_test_clips(validation, test_ids, "D_val")
         refuse_test_clips({*foreground.tolist(), *background.tolist()}, test_ids, files.pairs)
-        trial = ClassifierTrial(
-            network=load_network(Path(files.warm_start), files.network, len(store.classes)),
-            num_classes=len(store.classes),
-            loader=SampleLoader(store, files.composite, files.crop),
-            validation=validation,
-            settings=files.settings,
-        )
         return cls(
-            trial=trial,
+            trial=build_trial(files),
             vectors=vectors,
             foreground_P=vectors.rows(foreground),
             background_P=vectors.rows(background),
@@ -182,6 +173,25 @@ class EnvFiles:
     """Settings of the environment itself."""
     seed: int
     """Seed of what is drawn once: candidates and validation clips, when there are more than fit."""
+
+
+def build_trial(files: EnvFiles) -> ClassifierTrial:
+    """Build the classifier on trial.
+
+    Raises:
+        LeakError: a test clip is in D_val.
+        StageError: there is no validation clip.
+    """
+    store = ClipStore(files.store)
+    validation = validation_clips(store.index, files.settings.validation_clips, files.seed)
+    refuse_test_clips(validation, frozenset(store.rows("test")["id"]), "D_val")
+    return ClassifierTrial(
+        network=load_network(Path(files.warm_start), files.network, len(store.classes)),
+        num_classes=len(store.classes),
+        loader=SampleLoader(store, files.composite, files.crop),
+        validation=validation,
+        settings=files.settings,
+    )
 
 
 def moving_average(delta: float, loss: float, window: int) -> float:

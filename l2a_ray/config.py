@@ -15,12 +15,13 @@ from l2a_ray.run import flatten
 from l2a_ray.segment import SegmentSettings
 from l2a_ray.selector.rl.settings import SelectorSettings
 from l2a_ray.selector.scoring import SelectSettings
+from l2a_ray.tracking import TrackingSettings
 from l2a_ray.videos.catalog import DataSettings
 from l2a_ray.videos.decode import DecodeSettings
 
 ARMS = ("real", "random", "selected")
 # How a result is come by, not what it is: these may change between the start of a run and its resumption.
-NEUTRAL = ("checkpoint_every", "max_failures", "gpus_per_worker", "cpus_per_worker")
+NEUTRAL = ("checkpoint_every", "max_failures", "gpus_per_worker", "cpus_per_worker", "gpus_per_env_runner")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +59,8 @@ class Settings:
     """How many pairs are kept."""
     classifier: ClassifierSettings = field(default_factory=ClassifierSettings)
     """The action classifier and how it is trained."""
+    tracking: TrackingSettings = field(default_factory=TrackingSettings)
+    """Who is told how the Selector's training goes."""
 
     def __post_init__(self) -> None:
         if not self.name or Path(self.name).name != self.name or self.name == "..":

@@ -68,6 +68,8 @@ def train_selector(settings: Settings) -> Path:
         composite=settings.composite,
         embedding=settings.match.embedding,
         seed=settings.seed,
+        tracking=settings.tracking,
+        name=settings.name,
     )
 
     def work(out: Path) -> None:

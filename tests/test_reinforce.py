@@ -5,12 +5,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import gymnasium
 import numpy as np
 import pandas as pd
 import pytest
 import ray
 import torch
+from bandit import OBSERVATIONS, B, Bandit, F, L, initial, model_config, share_won
 from gymnasium import spaces
 from helpers import CROP, NETWORK, small_network, small_problem
 from numpy.typing import NDArray
@@ -18,7 +18,7 @@ from ray.rllib.core.columns import Columns
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.tune.registry import register_env
 
-from envs.pair_selection import EnvFiles, moving_average
+from envs.pair_selection import EnvFiles
 from envs.settings import EnvSettings
 from l2a_ray.classifier.networks import save_network
 from l2a_ray.classifier.settings import ClassifierSettings
@@ -28,57 +28,17 @@ from l2a_ray.names import EmbeddingSettings
 from l2a_ray.selector.network import SelectorNetwork
 from l2a_ray.selector.rl import training
 from l2a_ray.selector.rl.distribution import IndependentBernoulli
+from l2a_ray.selector.rl.exploration import exploration_penalty
 from l2a_ray.selector.rl.module import SelectorModule
-from l2a_ray.selector.rl.registry import build_config
+from l2a_ray.selector.rl.registry import build_config, configure
 from l2a_ray.selector.rl.reinforce import ReinforceConfig, reinforce_loss
 from l2a_ray.selector.rl.settings import SelectorSettings
 
 # RLlib warns of its own use of deprecated settings, and that a second algorithm replaces the first one's environment.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:ray", "ignore:.*Overriding environment:UserWarning")
 
-B, F, L = 8, 3, 2
 STEPS = 32  # of all environments in one update
-OBSERVATIONS = spaces.Box(-np.inf, np.inf, (B, 2 * F + 2 * L), np.float32)
-
-
-EPISODE = 8  # steps
 UPDATES = 200
-
-
-class Bandit(gymnasium.Env[NDArray[np.float32], NDArray[np.int8]]):
-    """A pair is good if its first feature is positive: choosing it lowers the loss by `sign` / B, another raises it.
-
-    The reward is the environment's own: R = delta - L.
-    """
-
-    def __init__(self, sign: float) -> None:
-        self.sign, self.observation_space, self.action_space = sign, OBSERVATIONS, spaces.MultiBinary(B)
-
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[NDArray[np.float32], dict[str, Any]]:
-        super().reset(seed=seed)
-        self.left, self.delta = EPISODE, 0.0
-        return self.draw(), {}
-
-    def draw(self) -> NDArray[np.float32]:
-        self.state = self.np_random.normal(size=(B, 2 * F + 2 * L)).astype(np.float32)
-        return self.state
-
-    def step(self, action: NDArray[np.int8]) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
-        loss = -self.sign * float((action * np.where(self.state[:, 0] > 0, 1, -1)).mean())
-        reward, self.delta = self.delta - loss, moving_average(self.delta, loss, 5)
-        self.left -= 1
-        return self.draw(), reward, False, self.left == 0, {}
-
-
-def initial() -> SelectorNetwork:
-    torch.manual_seed(0)
-    return SelectorNetwork(F, L, (16,))
-
-
-def model_config() -> dict[str, Any]:
-    return {"feature_size": F, "label_size": L, "hidden": (16,), "initial": initial().state_dict()}
 
 
 def config(sign: float = 1.0, **training_options: Any) -> Any:
@@ -196,16 +156,9 @@ def test_hidden_rule_is_learnt_and_its_opposite_from_opposite_rewards(session: N
     algorithm = config(sign, lr=0.01, updates_per_iteration=UPDATES).build_algo()
     try:
         algorithm.train()
-        network = initial()
-        network.load_state_dict(training._policy(algorithm))
+        assert share_won(training._policy(algorithm), sign) >= 0.9
     finally:
         algorithm.stop()
-    observation = torch.randn(200, B, 2 * F + 2 * L, generator=torch.Generator().manual_seed(1))
-    good = torch.where(observation[..., 0] > 0, 1.0, -1.0)
-    with torch.no_grad():
-        won = ((network(observation) > 0) * good * sign).sum()
-    best = (good * sign).clamp(min=0).sum()
-    assert won >= 0.9 * best, f"{won / best:.3f} of what is to be won with these rewards"
 
 
 @pytest.mark.ray
@@ -232,6 +185,22 @@ def test_stopped_and_resumed_training_equals_one_that_never_stopped(session: Non
     told = ["step", "iteration", "reward", "baseline", "val_loss", "num_selected", "num_pairs", "mean_omega"]
     assert history["step"].tolist() == list(range(8))
     pd.testing.assert_frame_equal(history_resumed[told], history[told], atol=1e-6)
+
+
+@pytest.mark.ray
+def test_a_learning_rate_that_diverges_stops_training_and_says_where(session: None, tmp_path: Path) -> None:
+    settings = training.SelectorTraining(
+        selector=SelectorSettings(
+            steps=8, steps_per_update=2, steps_per_iteration=4, checkpoint_every=1, hidden=(8,), learning_rate=1e36
+        ),
+        env=EnvSettings(pairs=4, steps=2, learning_rate=1.0),
+        classifier=ClassifierSettings(network=NETWORK, crop=CROP),
+        composite=CompositeSettings(),
+        embedding=EmbeddingSettings(),
+        seed=3,
+    )
+    with pytest.raises(SettingError, match=r"selector\.learning_rate=1e\+36.*between the steps 0 and 4"):
+        learn(settings, selection_files(tmp_path, settings), tmp_path / "checkpoints")
 
 
 def selection_files(folder: Path, settings: training.SelectorTraining) -> EnvFiles:
@@ -265,6 +234,21 @@ def learn(
         return {name: value.clone() for name, value in training._policy(algorithm).items()}, history
     finally:
         algorithm.stop()
+
+
+def test_unknown_algorithms_and_options_are_refused() -> None:
+    with pytest.raises(SettingError, match=r"selector\.algorithm='DQN'.*REINFORCE, PPO, APPO, IMPALA"):
+        SelectorSettings(algorithm="DQN")
+    with pytest.raises(SettingError, match=r"selector\.options.*PPO does not take them.*'clip'"):
+        configure(SelectorSettings(algorithm="PPO", options={"clip": 0.2}), "bandit", {}, model_config(), 0)
+    with pytest.raises(SettingError, match=r"selector\.env_runners=0.*IMPALA"):
+        SelectorSettings(algorithm="IMPALA")
+
+
+def test_exploration_penalty_by_hand() -> None:
+    logits = torch.tensor([[8.0, 8.0, 8.0, 8.0], [0.0, 0.0, 0.0, 0.0], [-8.0, -8.0, -8.0, -8.0]])
+    omega = torch.tensor(8.0).sigmoid().item()
+    assert exploration_penalty(logits).item() == pytest.approx(2 * (omega - 0.9) / 3 / 4, abs=1e-6)
 
 
 def test_returns_over_cut_episodes_are_refused() -> None:

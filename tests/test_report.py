@@ -14,10 +14,12 @@ from l2a_ray.report import write_report
 from l2a_ray.report.page import verdict
 from l2a_ray.report.sheets import draw_sheet
 from l2a_ray.report.tables import Json, compare, read_run, spread, summarise
+from l2a_ray.report.truth import auc, auc_by_class, mark_wrong
 from l2a_ray.segment.base import Planes
 
 CLASSES = ("jump", "wave $x$ & <b>", "run")
 ODD = 'a"<b>.mp4'
+QUESTION = "Does the Selector find the bad clips?"
 TOP1 = {"real": [0.2, 0.3, 0.4], "random": [0.3, 0.4, 0.5], "selected": [0.51, 0.6, 0.72]}
 
 
@@ -36,7 +38,8 @@ def make_store(root: Path, failures: bool = True) -> ClipStore:
         write_clip(root / "data", clip_id, clip, {"kept": "yes"})
         where = (height, width, float(masks_THW.mean()))
         split = ("train", "val", "test")[n // 2]
-        rows.append((clip_id, f"{n}.mp4", CLASSES[n % 3], n % 3, split, str(n), 30, 25.0, *where, "0", 1, 1))
+        path = str(root.absolute().parent / "<videos>" / f"{n}.mp4")
+        rows.append((clip_id, path, CLASSES[n % 3], n % 3, split, str(n), 30, 25.0, *where, "0", 1, 1))
     index = pd.DataFrame(rows, columns=list(INDEX_DTYPES)).astype(INDEX_DTYPES)
     failed = [("ffclip", ODD, "jump", 0, "train", "no video stream", "Convert it anew", 0, 0)] if failures else []
     write_index(root, "data", CLASSES, index, pd.DataFrame(failed, columns=list(FAILED_COLUMNS)))
@@ -68,11 +71,16 @@ def make_selection(run: Path) -> None:
     step = np.arange(20)
     history = pd.DataFrame({"step": step, "iteration": step // 10, "reward": step / 100 - 0.1, "baseline": 1.0})
     history = history.assign(val_loss=1.1 - step / 100, val_accuracy=0.5, num_selected=8, num_pairs=16, mean_omega=0.5)
+    history = history.assign(env_runner_restarts=0)
     history = history.assign(seconds_composite=0.1, seconds_train=0.2, seconds_validate=0.1)
     write(history, run, "train-selector/history")
-    pairs = pd.DataFrame({"foreground": ["00clip", "01clip"], "background": ["01clip", "02clip"]})
-    pairs = pairs.assign(foreground_label=[0, 1], background_label=[1, 2])
-    for name, scores in (("selected", [0.9, 0.8]), ("random", [0.6, 0.4]), ("worst", [0.2, 0.1])):
+    pairs = pd.DataFrame({"background": ["01clip", "02clip"], "background_label": [1, 2]})
+    for name, front, scores in (
+        ("selected", (0, 1), [0.9, 0.8]),
+        ("random", (0, 3), [0.6, 0.4]),
+        ("worst", (3, 1), [0.2, 0.1]),
+    ):
+        pairs = pairs.assign(foreground=[f"{n:02x}clip" for n in front], foreground_label=[n % 3 for n in front])
         write(pairs.assign(score=np.array(scores, np.float32)), run, f"select/{name}")
     left = np.arange(50) / 50
     write(pd.DataFrame({"left": left, "right": left + 0.02, "count": np.arange(50)}), run, "select/histogram")
@@ -85,10 +93,18 @@ def write(table: pd.DataFrame, run: Path, name: str) -> None:
     table.to_parquet(path)
 
 
+def make_truth(run: Path) -> None:
+    """Clip 3 has a wrong label; what is said of the test split is not to be read."""
+    rows = [("0.mp4", "train", ""), ("1.mp4", "train", "lost"), ("3.mp4", "train", "wrong_label")]
+    rows.append(("1.mp4", "test", "wrong_label"))
+    write(pd.DataFrame(rows, columns=["path", "split", "bad"]), run, "<videos>/truth")
+    (run / "config.yaml").write_text(f"composite:\n  alpha: 2.0\ndata:\n  root: {run.absolute()}/<videos>\n")
+
+
 def make_whole(run: Path) -> Path:
     make_selection(run)
     make_results(run, TOP1)
-    (run / "config.yaml").write_text("composite:\n  alpha: 2.0\ndata:\n  root: <videos>\n")
+    make_truth(run)
     (run / "environment.json").write_text(json.dumps({"commit": "abc123", "versions": {"ray": "2.60.0"}}))
     (run / "notes.json").write_text(json.dumps(["split 2 shares a <source> video"]))
     return run
@@ -168,6 +184,62 @@ def test_metrics_of_a_whole_run(whole: tuple[Path, Json, str]) -> None:
     assert "The spread over seeds allows to say so" in page and page.count("<small>clear</small>") == 2
 
 
+def test_truth_of_a_whole_run(whole: tuple[Path, Json, str]) -> None:
+    _, metrics, page = whole
+    assert metrics["truth"] == {
+        "selector/auc_wrong_label": 1.0,
+        "selector/auc_wrong_label_in_class": 1.0,
+        "selector/auc_wrong_label_by_class": {"jump": 1.0, CLASSES[1]: None, "run": None},
+        "selector/wrong_label_clips": 1,
+        "select/share_wrong_label_random": 0.5,
+        "select/share_wrong_label_selected": 0.0,
+        "select/share_wrong_label_worst": 0.5,
+    }
+    assert QUESTION in page and "<dt>wrong labels, selected</dt><dd>0.0 %</dd>" in page
+
+
+def test_auc_by_hand() -> None:
+    # Right labels score 0.9, 0.5, 0.5, 0.1, wrong ones 0.5 and 0.2: (1 + 1/2 + 1/2 + 0 + 1 + 1 + 1 + 0) / 8.
+    score, wrong = [0.9, 0.5, 0.2, 0.5, 0.5, 0.1], [False, False, True, True, False, False]
+    assert auc(score, wrong) == pytest.approx(5 / 8)
+    assert auc(-np.array(score), wrong) == pytest.approx(3 / 8)
+    assert np.isnan(auc([0.1, 0.2], [False, False])) and np.isnan(auc([0.1, 0.2], [True, True]))
+
+
+def test_auc_in_class_does_not_compare_classes() -> None:
+    """Class 0 scores higher than class 1 throughout; in either the wrong label scores last. Class 2 has none."""
+    pairs = pd.DataFrame({"foreground_label": [0, 0, 1, 1, 2], "score": [0.9, 0.8, 0.2, 0.1, 0.0]})
+    pairs = pairs.assign(wrong=[False, True, False, True, False])
+    by_class = auc_by_class(pairs)
+    assert by_class.dropna().to_dict() == {0: 1.0, 1: 1.0} and by_class.index.tolist() == [0, 1, 2]
+    # Class 0's wrong one lies above two of the three right ones, class 1's above one.
+    assert auc(pairs["score"], pairs["wrong"]) == pytest.approx(3 / 6)
+
+
+def test_a_lost_actor_and_the_background_are_no_wrong_label() -> None:
+    index = pd.DataFrame({"id": ["a", "b", "c"], "path": ["/v/a", "/v/b", "/v/c"]})
+    truth = pd.DataFrame({"path": ["/v/b", "/v/c"], "bad": ["wrong_label", "lost"]})
+    pairs = pd.DataFrame({"foreground": ["a", "b", "c"], "background": ["b", "a", "b"]})
+    assert mark_wrong(pairs, truth, index)["wrong"].tolist() == [False, True, False]
+
+
+@pytest.mark.parametrize("truth", [None, b"PAR1 not really", "other columns", "no wrong label"])
+def test_without_truth_there_is_no_section(tmp_path: Path, truth: bytes | str | None) -> None:
+    make_selection(tmp_path)
+    make_truth(tmp_path)
+    path = tmp_path / "<videos>/truth.parquet"
+    if truth is None:
+        path.unlink()
+    elif isinstance(truth, bytes):
+        path.write_bytes(truth)
+    else:
+        table = pd.read_parquet(path)
+        table = table[["path"]] if truth == "other columns" else table[table["bad"] != "wrong_label"]
+        write(table, tmp_path, "<videos>/truth")
+    metrics, page = report(tmp_path)
+    assert metrics["truth"] == {} and QUESTION not in page and "wrong_labels" not in page
+
+
 def test_clocks_are_kept_apart(tmp_path: Path) -> None:
     make_selection(tmp_path)
     first = numbers(tmp_path)
@@ -180,7 +252,7 @@ def test_clocks_are_kept_apart(tmp_path: Path) -> None:
 
 def test_pictures_are_there_and_not_blank(whole: tuple[Path, Json, str]) -> None:
     found = {path.stem: path for path in (whole[0] / "report").glob("*/*.png")}
-    plots = {"accuracy", "reward", "selection", "scores", "training", "confusion"}
+    plots = {"accuracy", "reward", "selection", "scores", "wrong_labels", "training", "confusion"}
     assert set(found) == plots | {"best", "worst"}
     for path in found.values():
         image = cv2.imread(str(path))
@@ -191,10 +263,10 @@ def test_pictures_are_there_and_not_blank(whole: tuple[Path, Json, str]) -> None
 def test_page_needs_nothing_else_and_escapes(whole: tuple[Path, Json, str]) -> None:
     page = whole[2]
     assert "http" not in page
-    assert page.count("<img ") == 8
+    assert page.count("<img ") == 9
     assert all(target.startswith("data:image/png;base64,") for target in re.findall(r'(?:src|href)="([^"]*)"', page))
     assert "<b>.mp4" not in page and "a&#34;&lt;b&gt;.mp4" in page
-    for text in ("run &lt;1&gt;", "a &lt;source&gt; video", "root: &lt;videos&gt;", "wave $x$ &amp; &lt;b&gt;"):
+    for text in ("run &lt;1&gt;", "a &lt;source&gt; video", "/&lt;videos&gt;", "wave $x$ &amp; &lt;b&gt;"):
         assert text in page
     assert "versions.ray" in page and "no video stream" in page and "Convert it anew" in page
 

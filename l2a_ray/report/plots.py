@@ -47,6 +47,8 @@ def draw_plots(tables: RunTables, metrics: Json, classes: tuple[str, ...], folde
         keep("selection", *_selection(tables.history.sort_values("step")))
     if tables.histogram is not None:
         keep("scores", *_scores(tables.histogram, tables.selected, tables.summary))
+    if metrics["truth"]:
+        keep("wrong_labels", *_wrong_labels(metrics["truth"]))
     if tables.curves is not None:
         keep("training", *_training(tables.curves))
     if tables.predictions is not None and metrics["arms"]:
@@ -180,6 +182,28 @@ def _scores(histogram: pd.DataFrame, selected: pd.DataFrame | None, summary: Jso
         "means that the Selector tells pairs apart; one narrow peak that its choice is close to chance."
     )
     return figure, "Score distribution", caption
+
+
+def _wrong_labels(truth: Json) -> tuple[Figure, str, str]:
+    figure, (ax,) = _figure(3.0)
+    found = {name: auc for name, auc in truth["selector/auc_wrong_label_by_class"].items() if auc is not None}
+    # Bars grow from chance: what is below it is worse than drawing lots.
+    ax.bar(range(len(found)), [auc - 0.5 for auc in found.values()], bottom=0.5, width=0.5, color=STRONG, alpha=0.6)
+    ax.axhline(0.5, color="#555555", linewidth=1, label="chance", linestyle=":")
+    mean = truth["selector/auc_wrong_label_in_class"]
+    if mean is not None:
+        ax.axhline(mean, color=LINE, linewidth=1.4, linestyle="--", label=f"mean {mean:.2f}")
+    names = [name if len(found) <= NAMED_CLASSES else "" for name in found]
+    ax.set_xticks(range(len(found)), names, rotation=30 if len(found) > 8 else 0, parse_math=False)
+    ax.set_ylim(0, 1)
+    ax.set_ylabel("AUC")
+    _legend(ax)
+    caption = (
+        "How often, among the pairs of a class, one whose foreground has a right label scores above one whose "
+        f"foreground has a wrong one. {truth['selector/wrong_label_clips']} clips with a wrong label are behind all "
+        "bars together, so a class's own bar rests on a handful of clips."
+    )
+    return figure, "Wrong labels found, by class", caption
 
 
 def _training(curves: pd.DataFrame) -> tuple[Figure, str, str]:

@@ -18,6 +18,7 @@ from scipy.special import stdtrit
 
 from l2a_ray.clips.store import ClipStore
 from l2a_ray.errors import StageError
+from l2a_ray.report.truth import judge, read_truth
 
 Json = dict[str, Any]
 RESULTS = ("top1", "top5", "loss")
@@ -38,6 +39,7 @@ class RunTables:
         curves: the classifiers' training, with columns arm and seed.
         results: arm, seed, top1, top5, loss, clips.
         predictions: arm, seed, id, label, predicted, probability.
+        truth: path and bad of the training videos, if the data set tells.
     """
 
     neighbours: pd.DataFrame | None
@@ -50,6 +52,7 @@ class RunTables:
     curves: pd.DataFrame | None
     results: pd.DataFrame | None
     predictions: pd.DataFrame | None
+    truth: pd.DataFrame | None
     config: str
     environment: Json
     notes: tuple[str, ...]
@@ -61,6 +64,8 @@ def read_run(run: Path) -> RunTables:
     Raises:
         StageError: a file is there but damaged.
     """
+    config = _read(run / "config.yaml", _load_yaml) or ""
+    data = (yaml.safe_load(config) or {}).get("data") or {}
     return RunTables(
         neighbours=_table(run / "match/neighbours.parquet"),
         history=_table(run / "train-selector/history.parquet"),
@@ -72,7 +77,8 @@ def read_run(run: Path) -> RunTables:
         curves=_curves(run / "train"),
         results=_table(run / "evaluate/metrics.parquet"),
         predictions=_table(run / "evaluate/predictions.parquet"),
-        config=_read(run / "config.yaml", _load_yaml) or "",
+        truth=read_truth(data["root"]) if data.get("root") else None,
+        config=config,
         environment=_read(run / "environment.json", _load_json) or {},
         notes=tuple(_read(run / "notes.json", _load_json) or ()),
     )
@@ -118,7 +124,8 @@ def summarise(tables: RunTables, store: ClipStore) -> Json:
 
     Everything that a clock has touched is under the key ``timing``; the rest is equal for equal runs.
     """
-    metrics: Json = {"data": _data(store), "match": {}, "selector": {}, "select": {}, "arms": {}, "comparison": None}
+    metrics: Json = {"data": _data(store), "match": {}, "selector": {}, "select": {}, "truth": {}}
+    metrics |= {"arms": {}, "comparison": None}
     if tables.neighbours is not None:
         ordered = tables.neighbours.sort_values(["class_name", "similarity"], ascending=[True, False])
         metrics["match"] = {"match/neighbours": ordered.to_dict("records")}
@@ -126,6 +133,10 @@ def summarise(tables: RunTables, store: ClipStore) -> Json:
         metrics["selector"] = _selector(tables.history)
     if tables.summary is not None:
         metrics["select"] = _selection(tables)
+    if tables.truth is not None and tables.random is not None:
+        scored = {"random": tables.random, "selected": tables.selected, "worst": tables.worst}
+        known = {name: pairs for name, pairs in scored.items() if pairs is not None}
+        metrics["truth"] = judge(known, tables.truth, store.index, store.classes)
     if tables.results is not None:
         metrics["arms"] = _arms(tables.results, tables.predictions, store.classes)
         metrics["comparison"] = compare(tables.results)
@@ -149,7 +160,8 @@ def _selector(history: pd.DataFrame) -> Json:
     first, last = history.head(tenth), history.tail(tenth)
     metrics: Json = {f"selector/{name}_first": first[name].mean() for name in names}
     metrics |= {f"selector/{name}_last": last[name].mean() for name in names}
-    return metrics | {"selector/steps": len(history), "selector/iterations": history["iteration"].nunique()}
+    counts = {"selector/steps": len(history), "selector/iterations": history["iteration"].nunique()}
+    return metrics | counts | {"selector/env_runner_restarts": int(history["env_runner_restarts"].max())}
 
 
 def _selection(tables: RunTables) -> Json:

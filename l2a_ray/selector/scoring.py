@@ -181,9 +181,8 @@ class Tally:
         order = best_first(scores_K, rows_K)
         scores_K, rows_K = scores_K[order], rows_K[order]
         _write(out / "selected.parquet", _scored_pairs(pairs_path, rows_K, scores_K))
-        order = best_first(self.drawn_scores_K, self.drawn_K)
-        drawn = _scored_pairs(pairs_path, self.drawn_K[order], self.drawn_scores_K[order])
-        _write(out / "random.parquet", drawn)
+        # In the candidates' order: the random arm must owe nothing to the Selector, not even the order of its pairs.
+        _write(out / "random.parquet", _scored_pairs(pairs_path, self.drawn_K, self.drawn_scores_K))
         negated, rows = self.worst.result()
         _write(out / "worst.parquet", _scored_pairs(pairs_path, rows, -negated))
         bins = {"left": self.edges[:-1], "right": self.edges[1:], "count": self.counts}

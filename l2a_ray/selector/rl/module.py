@@ -7,7 +7,12 @@ from typing import Any
 
 import torch
 from ray.rllib.core.columns import Columns
-from ray.rllib.core.rl_module.apis import InferenceOnlyAPI, TargetNetworkAPI, ValueFunctionAPI
+from ray.rllib.core.rl_module.apis import (
+    TARGET_NETWORK_ACTION_DIST_INPUTS,
+    InferenceOnlyAPI,
+    TargetNetworkAPI,
+    ValueFunctionAPI,
+)
 from ray.rllib.core.rl_module.torch import TorchRLModule
 
 from l2a_ray.selector.network import SelectorNetwork
@@ -59,7 +64,7 @@ class SelectorModule(TorchRLModule, ValueFunctionAPI, TargetNetworkAPI, Inferenc
     def forward_target(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Return the target policy's logits."""
         with torch.no_grad():
-            return {Columns.ACTION_DIST_INPUTS: self.target(batch[Columns.OBS])}
+            return {TARGET_NETWORK_ACTION_DIST_INPUTS: self.target(batch[Columns.OBS])}
 
     def get_non_inference_attributes(self) -> list[str]:
         """Name what an env runner does without."""

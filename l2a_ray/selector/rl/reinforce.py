@@ -92,6 +92,8 @@ class Reinforce(Algorithm):
                 _return_metrics=True,
             )
             self.metrics.aggregate(results, key=ENV_RUNNER_RESULTS)
+            if not episodes:  # every env runner died in this round
+                return
             steps = self.metrics.peek((ENV_RUNNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME))
             learned = self.learner_group.update(episodes=episodes, timesteps={NUM_ENV_STEPS_SAMPLED_LIFETIME: steps})
             self.metrics.aggregate(learned, key=LEARNER_RESULTS)

@@ -1,22 +1,29 @@
 """Settings of the Selector's training; apart from the code so that reading them loads no RLlib."""
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from l2a_ray.errors import SettingError
 from l2a_ray.selector.network import LabelEncoding
+
+ALGORITHMS = ("REINFORCE", "PPO", "APPO", "IMPALA")
 
 
 @dataclass(frozen=True, kw_only=True)
 class SelectorSettings:
     """The Selector and how it is trained."""
 
-    algorithm: Literal["REINFORCE"] = "REINFORCE"
-    """RLlib algorithm (paper, section 4.1: REINFORCE)."""
+    algorithm: str = "REINFORCE"
+    """RLlib's policy gradient: REINFORCE (paper, section 4.1), PPO, APPO or IMPALA."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Further options of that algorithm, by RLlib's names, as `{num_epochs: 4, clip_param: 0.2}` for PPO."""
     learning_rate: float = 3e-4
     """Of Adam (ours, between DVRL's 1e-2 and ALBA's 1e-5)."""
     discount: float = 0.0
     """0 makes each step's return its own reward, the paper's one-step episodes; above 0 is an ablation (ours)."""
+    exploration: float = 0.0
+    """Weight of the penalty on a state's mean omega outside [0.1, 0.9], per pair (DVRL's code: 1000; off unless asked
+    for)."""
     steps: int = 4000
     """Environment steps of each runner (ours)."""
     steps_per_update: int = 16
@@ -35,11 +42,16 @@ class SelectorSettings:
     """What the classifier whose features are used is trained on: real clips and composites of random pairs, or real
     clips alone (paper). Ours: features learned where scene and action go together cannot tell them apart."""
     env_runners: int = 0
-    """Processes that run environments; 0: in the driver."""
+    """Processes that run environments, each with its own replica of the classifier; 0: in the driver."""
+    gpus_per_env_runner: float = 0
+    """GPUs, or a share of one, that each such process reserves."""
     checkpoint_every: int = 10
     """Iterations between checkpoints."""
 
     def __post_init__(self) -> None:
+        if self.algorithm not in ALGORITHMS:
+            reason = f"must be one of {', '.join(ALGORITHMS)}: these can draw B independent choices at once"
+            raise SettingError("selector.algorithm", self.algorithm, reason)
         if not self.learning_rate > 0:
             raise SettingError("selector.learning_rate", self.learning_rate, "must be positive")
         if not 0 <= self.discount <= 1:
@@ -55,5 +67,12 @@ class SelectorSettings:
             raise SettingError("selector.steps", self.steps, reason)
         if not self.hidden or min(self.hidden) < 1:
             raise SettingError("selector.hidden", self.hidden, "must hold at least one layer size, each 1 or more")
-        if self.env_runners < 0:
-            raise SettingError("selector.env_runners", self.env_runners, "must not be negative")
+        for name in ("exploration", "env_runners", "gpus_per_env_runner"):
+            if getattr(self, name) < 0:
+                raise SettingError(f"selector.{name}", getattr(self, name), "must not be negative")
+        if self.gpus_per_env_runner and not self.env_runners:
+            reason = "with selector.env_runners=0 the environment runs in the driver, which reserves no GPU: must be 0"
+            raise SettingError("selector.gpus_per_env_runner", self.gpus_per_env_runner, reason)
+        if self.algorithm in ("APPO", "IMPALA") and not self.env_runners:
+            reason = f"{self.algorithm} learns while others sample: must be at least 1"
+            raise SettingError("selector.env_runners", self.env_runners, reason)

@@ -4,7 +4,9 @@ Axes: N clips, F features of a clip, L length of a label vector.
 """
 
 import shutil
-from dataclasses import dataclass
+import time
+from contextlib import closing
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from l2a_ray.classifier.networks import load_network
 from l2a_ray.classifier.training import ClassifierSettings, TrainingRun, train_classifiers
 from l2a_ray.clips.store import ClipStore
 from l2a_ray.composite import CompositeSettings
+from l2a_ray.errors import SettingError, StageError
 from l2a_ray.files import write_bytes
 from l2a_ray.names import EmbeddingSettings
 from l2a_ray.selector.file import Selector, save_selector
@@ -30,6 +33,9 @@ from l2a_ray.selector.rl.registry import build_config
 from l2a_ray.selector.rl.runner import STEPS, RepeatableEnvRunner
 from l2a_ray.selector.rl.settings import SelectorSettings
 from l2a_ray.selector.vectors import ClipVectors, describe_clips
+from l2a_ray.tracking import Tracker, TrackingSettings
+
+PATIENCE = 300  # seconds without any step
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +48,9 @@ class SelectorTraining:
     composite: CompositeSettings
     embedding: EmbeddingSettings
     seed: int
+    tracking: TrackingSettings = field(default_factory=TrackingSettings)
+    name: str = "train-selector"
+    """Of the run, for those who track it."""
 
 
 def train_selector(store: ClipStore, pairs: Path, settings: SelectorTraining, out: Path) -> None:
@@ -122,29 +131,82 @@ def _learn(algorithm: Algorithm, settings: SelectorTraining, checkpoints: Path) 
     """Run the iterations that are still to do; return a row for every step since the first."""
     selector = settings.selector
     rows = _restore(algorithm, checkpoints)
-    total = selector.steps // selector.steps_per_iteration
-    done = rows[-1]["iteration"] + 1 if rows else 0
-    with tqdm(
-        total=selector.steps, initial=done * selector.steps_per_iteration, desc="train-selector", unit="step"
-    ) as bar:
-        for iteration in range(done, total):
-            rows += _iterate(algorithm, settings.seed, iteration, first_step=len(rows))
-            bar.set_postfix({name: f"{rows[-1][name]:.3g}" for name in ("reward", "val_loss", "mean_omega")})
-            bar.update(selector.steps_per_iteration)
-            if (iteration + 1) % selector.checkpoint_every == 0 and iteration + 1 < total:
+    iteration = int(rows[-1]["iteration"]) + 1 if rows else 0
+    total = selector.steps * max(1, selector.env_runners)
+    tracker = Tracker(checkpoints.parent / "tensorboard", settings.tracking, settings.name, asdict(settings), len(rows))
+    with closing(tracker), tqdm(total=total, initial=len(rows), desc="train-selector", unit="step") as bar:
+        # Steps are counted, not iterations: those that died with their runner are made up for.
+        since = time.monotonic()
+        while len(rows) < total:
+            new = _iterate(algorithm, settings, iteration, first_step=len(rows))
+            if not new:  # all runners have died; RLlib is starting others
+                _wait_for_runners(since, len(rows))
+                continue
+            since = time.monotonic()
+            rows += new
+            bar.update(len(new))
+            told = progress(new)
+            bar.set_postfix({name: f"{value:.3g}" for name, value in told.items()})
+            tracker.log(len(rows), {f"selector/{name}": value for name, value in told.items()})
+            if (iteration + 1) % selector.checkpoint_every == 0 and len(rows) < total:
                 _save(algorithm, rows, checkpoints, iteration)
+            iteration += 1
     return pd.DataFrame(rows)
 
 
-def _iterate(algorithm: Algorithm, seed: int, iteration: int, first_step: int) -> list[dict[str, Any]]:
+def _wait_for_runners(since: float, step: int) -> None:
+    if time.monotonic() - since > PATIENCE:
+        raise StageError(
+            f"no env runner has brought a step for {PATIENCE} s after step {step}. The same command goes on from the "
+            "last checkpoint; see Ray's logs for the cause, most often memory (env.validation_clips, env.candidates)"
+        )
+    time.sleep(1)
+
+
+def progress(rows: list[dict[str, Any]]) -> dict[str, float]:
+    """Boil an iteration's steps down to what is shown while it goes on: means, and the share of pairs selected."""
+    table = pd.DataFrame(rows)
+    told = {name: float(table[name].mean()) for name in ("reward", "baseline", "val_loss", "mean_omega")}
+    return told | {"share_selected": float(table["num_selected"].sum() / table["num_pairs"].sum())}
+
+
+def _iterate(algorithm: Algorithm, settings: SelectorTraining, iteration: int, first_step: int) -> list[dict[str, Any]]:
+    try:
+        steps = sample_and_learn(algorithm, settings.seed, iteration)
+    finally:
+        _refuse_nan(algorithm, settings, first_step)
+    assert algorithm.env_runner_group is not None
+    restarts = algorithm.env_runner_group.num_remote_worker_restarts()
+    return [
+        {"step": first_step + i, "iteration": iteration, "env_runner_restarts": restarts, **row}
+        for i, row in enumerate(steps)
+    ]
+
+
+def sample_and_learn(algorithm: Algorithm, seed: int, iteration: int) -> list[dict[str, float]]:
+    """Run one iteration of any of the algorithms; return what each step did (``step_rows``), none if all runners died.
+
+    Its randomness depends on seed and iteration alone.
+    """
     assert algorithm.env_runner_group is not None
     algorithm.env_runner_group.foreach_env_runner(
         partial(RepeatableEnvRunner.begin_iteration, seed=seed, iteration=iteration),
         local_env_runner=algorithm.config.num_env_runners == 0,
     )
-    result = algorithm.train()
-    steps = result[ENV_RUNNER_RESULTS][STEPS]
-    return [{"step": first_step + i, "iteration": iteration, **row} for i, row in enumerate(steps)]
+    steps: list[dict[str, float]] = algorithm.train()[ENV_RUNNER_RESULTS].get(STEPS, [])
+    return steps
+
+
+def _refuse_nan(algorithm: Algorithm, settings: SelectorTraining, step: int) -> None:
+    """Stop a training that has diverged; the checkpoints before stay."""
+    # Of the squares, for products of weights overflow before the weights do.
+    if all(value.square().sum().isfinite() for value in _policy(algorithm).values()):
+        return
+    reason = (
+        f"the Selector's weights became infinite or NaN between the steps {step} and "
+        f"{step + settings.selector.steps_per_iteration}: lower it. The last checkpoint is kept"
+    )
+    raise SettingError("selector.learning_rate", settings.selector.learning_rate, reason)
 
 
 def _save(algorithm: Algorithm, rows: list[dict[str, Any]], checkpoints: Path, iteration: int) -> None:

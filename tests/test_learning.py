@@ -1,0 +1,63 @@
+"""Proof of learning: every algorithm finds a hidden rule within its stated number of steps, and cannot if blind."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+from bandit import Bandit, model_config, share_won
+from ray.tune.registry import register_env
+
+from l2a_ray.selector.rl import training
+from l2a_ray.selector.rl.registry import CONFIGS, configure
+from l2a_ray.selector.rl.settings import SelectorSettings
+
+# RLlib warns of its own use of deprecated settings, and that a second algorithm replaces the first one's environment.
+pytestmark = [
+    pytest.mark.ray,
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:ray", "ignore:.*Overriding environment:UserWarning"),
+]
+
+SEEDS = (0, 1, 2)
+ENOUGH = 0.9
+# What each is given: steps of all runners together, and its settings.
+GIVEN: dict[str, tuple[int, dict[str, Any]]] = {
+    "REINFORCE": (6400, {"learning_rate": 0.01, "steps_per_update": 32}),
+    "PPO": (6400, {"learning_rate": 0.003, "steps_per_update": 64, "options": {"num_epochs": 4, "use_kl_loss": False}}),
+    "APPO": (12800, {"learning_rate": 0.003, "steps_per_update": 32, "env_runners": 1}),
+    "IMPALA": (12800, {"learning_rate": 0.003, "steps_per_update": 32, "env_runners": 1}),
+}
+
+
+@pytest.fixture(scope="module")
+def session() -> Iterator[None]:
+    here = {"env_vars": {"PYTHONPATH": str(Path(__file__).parent)}}  # env runners import the bandit
+    ray.init(num_cpus=3, include_dashboard=False, log_to_driver=False, runtime_env=here)
+    yield
+    ray.shutdown()
+
+
+def won(name: str, seed: int, blind: bool = False) -> float:
+    steps, given = GIVEN[name]
+    settings = SelectorSettings(algorithm=name, steps=steps, steps_per_iteration=640, **given)
+    register_env("bandit", lambda config: Bandit(**config))
+    algorithm = configure(settings, "bandit", {"blind": blind}, model_config(seed), seed).build_algo()
+    try:
+        done = 0
+        while done < steps:
+            done += len(training.sample_and_learn(algorithm, seed, done))
+        return share_won(training._policy(algorithm), blind=blind)
+    finally:
+        algorithm.stop()
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_hidden_rule_is_found(session: None, name: str) -> None:
+    shares = [won(name, seed) for seed in SEEDS]
+    assert min(shares) >= ENOUGH, f"{name} won {shares} of what is to be won in {GIVEN[name][0]} steps"
+
+
+def test_a_policy_that_cannot_see_the_pairs_wins_nothing(session: None) -> None:
+    assert max(won("REINFORCE", seed, blind=True) for seed in SEEDS) < 0.2
