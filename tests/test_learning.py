@@ -26,8 +26,8 @@ ENOUGH = 0.9
 GIVEN: dict[str, tuple[int, dict[str, Any]]] = {
     "REINFORCE": (6400, {"learning_rate": 0.01, "steps_per_update": 32}),
     "PPO": (6400, {"learning_rate": 0.003, "steps_per_update": 64, "options": {"num_epochs": 4, "use_kl_loss": False}}),
-    "APPO": (12800, {"learning_rate": 0.003, "steps_per_update": 32, "env_runners": 1}),
-    "IMPALA": (12800, {"learning_rate": 0.003, "steps_per_update": 32, "env_runners": 1}),
+    "APPO": (9600, {"learning_rate": 0.003, "steps_per_update": 32, "env_runners": 1}),
+    "IMPALA": (9600, {"learning_rate": 0.003, "steps_per_update": 32, "env_runners": 1}),
 }
 
 

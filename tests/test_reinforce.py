@@ -1,5 +1,8 @@
 """REINFORCE: distribution, loss and update against plain PyTorch, a rule to be learnt, and a run that was stopped."""
 
+import os
+import signal
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +17,7 @@ from bandit import OBSERVATIONS, B, Bandit, F, L, initial, model_config, share_w
 from gymnasium import spaces
 from helpers import CROP, NETWORK, small_network, small_problem
 from numpy.typing import NDArray
+from ray.rllib.algorithms import Algorithm
 from ray.rllib.core.columns import Columns
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.tune.registry import register_env
@@ -185,6 +189,35 @@ def test_stopped_and_resumed_training_equals_one_that_never_stopped(session: Non
     told = ["step", "iteration", "reward", "baseline", "val_loss", "num_selected", "num_pairs", "mean_omega"]
     assert history["step"].tolist() == list(range(8))
     pd.testing.assert_frame_equal(history_resumed[told], history[told], atol=1e-6)
+
+
+@pytest.mark.ray
+def test_a_killed_env_runner_costs_its_episode_and_nothing_else(
+    session: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = training.SelectorTraining(
+        selector=SelectorSettings(steps=48, steps_per_update=2, steps_per_iteration=8, hidden=(8,), env_runners=2),
+        env=EnvSettings(pairs=4, steps=4, learning_rate=1.0),
+        classifier=ClassifierSettings(network=NETWORK, crop=CROP),
+        composite=CompositeSettings(),
+        embedding=EmbeddingSettings(),
+        seed=3,
+    )
+    real = training.sample_and_learn
+
+    def killing(algorithm: Algorithm, seed: int, iteration: int) -> list[dict[str, float]]:
+        if iteration == 1:
+            assert algorithm.env_runner_group is not None
+            pids = algorithm.env_runner_group.foreach_env_runner(lambda _: os.getpid(), local_env_runner=False)
+            threading.Timer(0.02, os.kill, (pids[0], signal.SIGKILL)).start()
+        return real(algorithm, seed, iteration)
+
+    monkeypatch.setattr(training, "sample_and_learn", killing)
+    _, history = learn(settings, selection_files(tmp_path, settings), tmp_path / "checkpoints")
+    assert len(history) >= 2 * 48 and history["step"].tolist() == list(range(len(history)))
+    assert history["env_runner_restarts"].max() == 1
+    sizes = history.groupby("iteration").size()
+    assert sizes[0] == sizes.iloc[-1] == 16 and sizes.min() < 16, "one iteration lost steps, and both runners are back"
 
 
 @pytest.mark.ray

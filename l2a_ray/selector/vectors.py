@@ -13,10 +13,12 @@ import safetensors.numpy
 from numpy.typing import NDArray
 
 from l2a_ray.classifier.evaluation import extract_features
-from l2a_ray.classifier.networks import Network
+from l2a_ray.classifier.networks import Network, build_network
 from l2a_ray.clips.store import ClipStore
 from l2a_ray.errors import StageError
 from l2a_ray.files import write_bytes
+from l2a_ray.selector.file import Selector, check_classes
+from l2a_ray.selector.network import label_vectors
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,22 @@ def describe_clips(
     if agreement:
         features_NF = np.column_stack([features_NF, class_agreement(features_NF, label_N)])
     return ClipVectors(rows["id"].to_numpy().astype(np.bytes_), features_NF, labels_LD[label_N])
+
+
+def describe_for(selector: Selector, store: ClipStore) -> ClipVectors:
+    """Compute what a trained Selector must know of a store's clips, of whatever data set, to score pairs of them.
+
+    Test clips are left out. The classes may be others than those of its training, if its label encoding is ``name``.
+
+    Raises:
+        SelectorFileError: its labels are one-hot over other classes.
+    """
+    check_classes(selector, store.classes, store.root)
+    backbone = build_network(selector.backbone_settings, selector.backbone_classes)
+    backbone.load_state_dict(dict(selector.backbone))
+    labels_LD = label_vectors(store.classes, selector.encoding, selector.embedding)
+    rows = store.index[store.index["split"] != "test"]
+    return describe_clips(store, rows, backbone, selector.crop, labels_LD, agreement=selector.agreement)
 
 
 def class_agreement(features_NF: NDArray[np.float32], label_N: NDArray[np.int64]) -> NDArray[np.float32]:
