@@ -1,84 +1,126 @@
-"""Scoring pairs with the first layer computed once a clip and a running top K, against the plain way.
+"""Keeping the best 12 % of many pairs, against the plain way.
 
-The plain way concatenates both clips' vectors, runs the whole network and sorts all scores. Both run here on one thread
-by turns, at the paper's sizes (F = 512, L = 101, layers 2048, 1024, 512), on random weights and clips, and must keep
-the same pairs. The first layer holds 49 % of the network's multiplications, so in float32 about 2 is the most that
-computing it once a clip can gain.
+The plain way concatenates both clips' vectors, runs the whole network in float32 and sorts all scores. Against it run,
+by turns and on one thread: the first layer once a clip with a running top K (`float32`), and the same behind a screen
+in bfloat16 (`screened`), which is what `select` does where bfloat16 is fast (AMX). The sizes are the paper's (F = 512,
+L = 101, layers 2048, 1024, 512), weights and clips are random, every clip is there seven times so that scores tie, and
+pairs come a foreground after another, as in `pairs.parquet`. All ways must keep the same pairs. The times are those of
+the processor, the best of all rounds.
 
-Run it: ``python benchmarks/scoring.py [--pairs 20000] [--clips 1000] [--rounds 12]``
+The first layer holds 49 % of the network's multiplications, so in float32 about 2 is the most that there is to gain.
+The screen leaves some 15 of 100 pairs to float32, 12 of them because they are kept.
 
-Measured, best of 12 rounds, one thread of a busy Xeon with AVX-512, 20,000 pairs of 1,000 clips, K = 2,400:
+Run it: ``python benchmarks/scoring.py [--pairs 200000] [--clips 1001] [--rounds 5]``; the memory of many pairs, without
+the plain way: ``python benchmarks/scoring.py --only screened --pairs 10000000 --clips 10003 --rounds 1``
 
-| way                                 | pairs/s | ratio |
-|-------------------------------------|---------|-------|
-| plain: concatenate, whole MLP, sort |   7,417 |  1    |
-| halves once a clip, running top K   |  14,138 |  1.91 |
+TABLE
 """
 
 import argparse
+import resource
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
 
 from l2a_ray.selector.network import SelectorNetwork, pair_observation
-from l2a_ray.selector.scoring import BATCH, Floats, Rows, TopK, best_first, clip_halves, score_halves
+from l2a_ray.selector.scoring import Floats, PairScorer, Rows, make_screen, pair_scorer
+from l2a_ray.selector.selection import SAMPLE
+from l2a_ray.selector.tally import Batch, best_first, tally_pairs
 
-Way = Callable[[SelectorNetwork, Floats, Rows, Rows, int], Rows]
+Way = Callable[[SelectorNetwork, Floats, int, int], tuple[Floats, Rows]]
+
+PLAIN_BATCH = 1024
+GROUP = 50_000
+COPIES = 7
+BUDGET = 0.12
+
+
+def pairs_of(rows_B: Rows, clips: int, total: int) -> tuple[Rows, Rows]:
+    """Make up the pairs: each clip is the foreground of as many, and copies of a clip have the same backgrounds."""
+    foreground_B = rows_B * clips // total
+    place_B = rows_B - -(-foreground_B * total // clips)
+    return foreground_B, (foreground_B % (clips // COPIES) * 7919 + place_B * 104_729) % clips
 
 
 @torch.no_grad()
-def plain(network: SelectorNetwork, clips_NV: Floats, foreground_B: Rows, background_B: Rows, k: int) -> Rows:
+def plain(network: SelectorNetwork, clips_NV: Floats, total: int, k: int) -> tuple[Floats, Rows]:
     """Concatenate, whole MLP, sort everything; in batches too, as one product of all pairs is slower still."""
     mean, std = network.feature_mean_F.numpy(), network.feature_scale_F.numpy()
     size = network.feature_size
     clips_NV = np.concatenate([(clips_NV[:, :size] - mean) / std, clips_NV[:, size:]], axis=1)
+    foreground, background = pairs_of(np.arange(total), len(clips_NV), total)
     scores = []
-    for start in range(0, len(foreground_B), BATCH):
-        part = slice(start, start + BATCH)
-        pairs = torch.from_numpy(pair_observation(clips_NV, foreground_B[part], background_B[part]))
-        scores.append(network.head(network.first(pairs)).sigmoid().numpy())
-    return best_first(np.concatenate(scores), np.arange(len(foreground_B)))[:k]
+    for start in range(0, total, PLAIN_BATCH):
+        part = slice(start, start + PLAIN_BATCH)
+        pairs = torch.from_numpy(pair_observation(clips_NV, foreground[part], background[part]))
+        scores.append(network.head(network.first(pairs)).numpy())
+    scores_B = np.concatenate(scores)
+    order = best_first(scores_B, np.arange(total))[:k]
+    return scores_B[order], order
 
 
-def ours(network: SelectorNetwork, clips_NV: Floats, foreground_B: Rows, background_B: Rows, k: int) -> Rows:
-    halves, top = clip_halves(network, clips_NV), TopK(k)
-    for start in range(0, len(foreground_B), BATCH):
-        part = slice(start, start + BATCH)
-        scores = score_halves(network, halves, foreground_B[part], background_B[part])
-        top.update(scores, np.arange(start, start + len(scores)))
-    return top.result()[1]
+def float32(network: SelectorNetwork, clips_NV: Floats, total: int, k: int) -> tuple[Floats, Rows]:
+    return ours(network, clips_NV, total, k, screened=False)
+
+
+def screened(network: SelectorNetwork, clips_NV: Floats, total: int, k: int) -> tuple[Floats, Rows]:
+    return ours(network, clips_NV, total, k, screened=True)
+
+
+def ours(network: SelectorNetwork, clips_NV: Floats, total: int, k: int, *, screened: bool) -> tuple[Floats, Rows]:
+    """All that `select` does but reading and writing files and drawing pairs at random."""
+
+    def stream(scorer: PairScorer, rows_R: Rows | None) -> Iterator[Batch]:
+        for start in range(0, total, GROUP):
+            end = min(start + GROUP, total)
+            rows = np.arange(start, end) if rows_R is None else rows_R[slice(*np.searchsorted(rows_R, [start, end]))]
+            yield scorer(*pairs_of(rows, len(clips_NV), total)), rows, np.zeros_like(rows)
+
+    exact = pair_scorer(network, clips_NV)
+    sample = pairs_of(np.linspace(0, total - 1, SAMPLE, dtype=np.int64), len(clips_NV), total)
+    screen = make_screen(exact, *sample) if screened else None
+    return tally_pairs(stream, exact, screen, {0: k}, np.zeros(1, np.int64), total).best[0].result()
+
+
+WAYS: dict[str, Way] = {"plain": plain, "float32": float32, "screened": screened}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pairs", type=int, default=20_000)
-    parser.add_argument("--clips", type=int, default=1_000)
-    parser.add_argument("--rounds", type=int, default=12)
+    parser.add_argument("--pairs", type=int, default=200_000)
+    parser.add_argument("--clips", type=int, default=1_001)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--only", choices=WAYS)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
     rng = np.random.default_rng(0)
     network = SelectorNetwork(512, 101)
-    features = rng.exponential(size=(arguments.clips, 512)).astype(np.float32)
+    features = rng.exponential(size=(arguments.clips // COPIES, 512)).astype(np.float32)
     network.standardise(features)
-    clips = np.hstack([features, np.eye(101, dtype=np.float32)[rng.integers(101, size=arguments.clips)]])
-    foreground, background = rng.integers(arguments.clips, size=(2, arguments.pairs))
-    k = round(0.12 * arguments.pairs)
+    clips = np.tile(
+        np.hstack([features, np.eye(101, dtype=np.float32)[rng.integers(101, size=len(features))]]), (COPIES, 1)
+    )
+    k = round(BUDGET * arguments.pairs)
 
-    seconds: dict[str, float] = {}
-    kept: dict[str, set[int]] = {}
-    ways: dict[str, Way] = {"plain": plain, "ours": ours}
+    seconds: dict[str, list[float]] = {}
+    kept: dict[str, tuple[Floats, Rows]] = {}
+    names = [arguments.only] if arguments.only else list(WAYS)
     for _ in range(arguments.rounds):
-        for name, way in ways.items():
-            start = time.perf_counter()
-            kept[name] = set(way(network, clips, foreground, background, k).tolist())
-            seconds[name] = min(seconds.get(name, np.inf), time.perf_counter() - start)
-    for name in ways:
-        print(f"{name:6} {arguments.pairs / seconds[name]:9,.0f} pairs/s")
-    print(f"ratio  {seconds['plain'] / seconds['ours']:9.2f}")
-    print(f"kept in common: {len(kept['plain'] & kept['ours'])} of {k}")
+        for name in names:
+            start = time.process_time()
+            kept[name] = WAYS[name](network, clips, arguments.pairs, k)
+            seconds.setdefault(name, []).append(time.process_time() - start)
+    for name in names:
+        scores, rows = kept[name]
+        line = f"{name:8} {arguments.pairs / min(seconds[name]):9,.0f} pairs/s"
+        if not arguments.only:
+            line += f", {min(seconds['plain']) / min(seconds[name]):.2f} times plain's"
+            line += f"; keeps {len(np.intersect1d(rows, kept['plain'][1]))} of plain's {k}"
+        print(f"{line}; {len(np.unique(scores))} different scores, the last {(scores == scores[-1]).sum()} times")
+    print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB")
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from l2a_ray.match import MatchSettings
 from l2a_ray.run import flatten
 from l2a_ray.segment import SegmentSettings
 from l2a_ray.selector.rl.settings import SelectorSettings
-from l2a_ray.selector.scoring import SelectSettings
+from l2a_ray.selector.selection import SelectSettings
 from l2a_ray.tracking import TrackingSettings
 from l2a_ray.videos.catalog import DataSettings
 from l2a_ray.videos.decode import DecodeSettings

@@ -82,7 +82,7 @@ def train_selector(settings: Settings) -> Path:
 def select(settings: Settings) -> Path:
     """Score all candidate pairs and keep the best under the budget (``select/``)."""
     from l2a_ray.selector.file import load_selector
-    from l2a_ray.selector.scoring import select as select_pairs
+    from l2a_ray.selector.selection import select as select_pairs
     from l2a_ray.selector.vectors import ClipVectors
     from l2a_ray.session import ray_session
 

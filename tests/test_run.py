@@ -12,7 +12,7 @@ from l2a_ray.config import NEUTRAL, Settings
 from l2a_ray.errors import SettingError, StageError, StorageError
 from l2a_ray.run import RunFolder, flatten
 from l2a_ray.selector.rl.settings import SelectorSettings
-from l2a_ray.selector.scoring import SelectSettings
+from l2a_ray.selector.selection import SelectSettings
 from l2a_ray.videos.catalog import DataSettings
 from l2a_ray.videos.decode import DecodeSettings
 

@@ -19,7 +19,9 @@ from l2a_ray.errors import SelectorFileError, SettingError, StageError
 from l2a_ray.names import EmbeddingSettings
 from l2a_ray.selector.file import METADATA, WEIGHTS, Selector, check_classes, hash_weights, load_selector, save_selector
 from l2a_ray.selector.network import SelectorNetwork, label_vectors, pair_observation
-from l2a_ray.selector.scoring import Floats, Rows, SelectSettings, TopK, score_pairs, select
+from l2a_ray.selector.scoring import Floats, PairScorer, Rows, Screen, make_screen, omega, pair_scorer, score_pairs
+from l2a_ray.selector.selection import SelectSettings, select
+from l2a_ray.selector.tally import BINS, Batch, Tally, TopK, tally_pairs
 from l2a_ray.selector.vectors import ClipVectors, class_agreement
 
 RAYS_OWN = r"ignore::DeprecationWarning:ray\..*"
@@ -60,10 +62,10 @@ def test_equals_a_plain_mlp_on_the_scaled_concatenation(network: SelectorNetwork
 def test_halves_computed_once_a_clip_equal_forward(network: SelectorNetwork) -> None:
     clips = some_clips(30).clips_NFL
     f, b = np.random.default_rng(2).integers(30, size=(2, 100))
-    omega = score_pairs(network, clips, f, b, batch=16)
+    scores = score_pairs(network, clips, f, b, batch=16)
     forward = network(torch.from_numpy(pair_observation(clips, f, b))).sigmoid()
-    np.testing.assert_allclose(omega, forward.detach().numpy(), atol=1e-6)
-    assert not np.allclose(omega, score_pairs(network, clips, b, f, batch=16), atol=1e-5), "the order must matter"
+    np.testing.assert_allclose(scores, forward.detach().numpy(), atol=1e-6)
+    assert not np.allclose(scores, score_pairs(network, clips, b, f, batch=16), atol=1e-5), "the order must matter"
 
 
 def test_standardise_uses_the_training_clips(network: SelectorNetwork) -> None:
@@ -119,9 +121,9 @@ def test_a_wrong_label_lowers_the_agreement() -> None:
 
 def test_omega_starts_near_one_half() -> None:
     torch.manual_seed(3)
-    omega = SelectorNetwork(512, 101)(torch.randn(64, 2 * 613)).sigmoid()
-    assert 0.45 < omega.min() < omega.max() < 0.55
-    assert omega.std() > 0
+    scores = SelectorNetwork(512, 101)(torch.randn(64, 2 * 613)).sigmoid()
+    assert 0.45 < scores.min() < scores.max() < 0.55
+    assert scores.std() > 0
 
 
 def test_gradients_reach_every_weight(network: SelectorNetwork) -> None:
@@ -185,6 +187,100 @@ def test_unusable_networks_and_clips_are_refused(network: SelectorNetwork) -> No
         network.last.bias.fill_(torch.nan)
     with pytest.raises(SelectorFileError, match="NaN"):
         score_pairs(network, some_clips(2).clips_NFL, rows, rows)
+
+
+# --- screening
+
+
+def screen_pairs(
+    exact: PairScorer, screen: Screen | None, f: Rows, b: Rows, groups: Rows, share: float = 0.12
+) -> tuple[Tally, int]:
+    """Tally pairs that come 500 at a time; returns also how many were scored in float32."""
+    budgets = {int(group): round(share * int((groups == group).sum())) for group in np.unique(groups)}
+    drawn = np.sort(np.random.default_rng(3).choice(len(f), sum(budgets.values()), replace=False))
+    scored = 0
+
+    def stream(scorer: PairScorer, rows: Rows | None) -> Iterator[Batch]:
+        nonlocal scored
+        for part in np.split(np.arange(len(f)), range(500, len(f), 500)):
+            part = part if rows is None else np.intersect1d(part, rows)
+            scored += len(part) * (scorer is exact)
+            yield scorer(f[part], b[part]), part, groups[part]
+
+    return tally_pairs(stream, exact, screen, budgets, drawn, len(f)), scored
+
+
+def assert_same_kept(tally: Tally, plain: Tally) -> None:
+    assert tally.best.keys() == plain.best.keys()
+    for a, b in zip([tally.worst, *tally.best.values()], [plain.worst, *plain.best.values()], strict=True):
+        assert [part.tolist() for part in a.result()] == [part.tolist() for part in b.result()]
+    assert tally.drawn_scores_K.tolist() == plain.drawn_scores_K.tolist()
+
+
+def random_scorer(seed: int, gain: float, clips: int = 300) -> PairScorer:
+    torch.manual_seed(seed)
+    network = SelectorNetwork(24, 3, hidden=(128, 64, 32))
+    with torch.no_grad():
+        network.last.weight.mul_(gain)
+    vectors = np.random.default_rng(seed).normal(size=(clips, 27)).astype(np.float32)
+    vectors[clips // 2 :] = vectors[: clips - clips // 2]  # every clip twice: ties
+    scorer, rows = pair_scorer(network, vectors), np.arange(clips)
+    with torch.no_grad():
+        network.last.bias.sub_(float(scorer(rows, rows[::-1].copy()).mean()))
+    return scorer
+
+
+@pytest.mark.parametrize("gain", [1, 100_000])
+@pytest.mark.parametrize("per_class", [False, True])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_screening_keeps_what_float32_keeps(gain: float, per_class: bool, seed: int) -> None:
+    exact = random_scorer(seed, gain)
+    f, b = np.random.default_rng(seed).integers(300, size=(2, 20_000))
+    f.sort()
+    groups = f // 60 if per_class else np.zeros_like(f)
+    plain, _ = screen_pairs(exact, None, f, b, groups)
+    tally, scored = screen_pairs(exact, make_screen(exact, f[::20], b[::20]), f, b, groups)
+    assert_same_kept(tally, plain)
+    logits = exact(f, b)
+    for group, best in plain.best.items():
+        rows = np.flatnonzero(groups == group)
+        assert best.result()[1].tolist() == rows[in_plain(logits[rows], best.k)].tolist()
+    assert len(np.unique(logits)) < 18_000, "the test wants ties"
+    assert (gain > 1) == ((omega(logits) == 1).sum() > 1000), "and omegas that cannot rank, or can"
+    assert scored < 0.35 * len(f), "the screen must leave little"
+    assert np.abs(tally.counts - plain.counts).sum() < 0.02 * len(f)
+    assert tally.counts.sum() == len(f)
+
+
+def test_a_screen_that_is_further_off_than_it_says_is_not_believed() -> None:
+    exact = random_scorer(0, 1)
+    f, b = np.random.default_rng(0).integers(300, size=(2, 20_000))
+    groups = np.zeros_like(f)
+    plain, _ = screen_pairs(exact, None, f, b, groups)
+    honest = make_screen(exact, f, b)
+    for screen in (replace(honest, margin=honest.margin / 1000), Screen(random_scorer(1, 1), honest.margin)):
+        tally, scored = screen_pairs(exact, screen, f, b, groups)
+        assert scored > len(f), "some again, then all"
+        assert_same_kept(tally, plain)
+        assert tally.counts.tolist() == plain.counts.tolist()
+
+
+@pytest.mark.parametrize("margin", [1e3, np.nan])
+def test_a_screen_that_rules_nothing_out_is_given_up(margin: float) -> None:
+    exact = random_scorer(0, 1)
+    f, b = np.random.default_rng(0).integers(300, size=(2, 20_000))
+    groups = np.zeros_like(f)
+    tally, _ = screen_pairs(exact, replace(make_screen(exact, f, b), margin=margin), f, b, groups)
+    assert_same_kept(tally, screen_pairs(exact, None, f, b, groups)[0])
+
+
+def test_equal_scores_do_not_fill_the_memory() -> None:
+    top = TopK(10, slack=0.5)
+    for start in range(0, 50_000, 500):
+        top.update(np.ones(500, np.float32), np.arange(start, start + 500))
+        assert sum(len(rows) for _, rows in top._pending) < 2000
+    top.result()
+    assert top.crowded
 
 
 # --- the file
@@ -339,14 +435,17 @@ def write_pairs(path: Path, clips: ClipVectors, count: int) -> pd.DataFrame:
 @pytest.mark.ray
 @pytest.mark.filterwarnings(RAYS_OWN)
 @pytest.mark.usefixtures("local_ray")
-def test_select_equals_the_plain_way(exact: SelectorNetwork, tmp_path: Path) -> None:
+@pytest.mark.parametrize("screened", [False, True])
+def test_select_equals_the_plain_way(
+    exact: SelectorNetwork, tmp_path: Path, screened: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("l2a_ray.selector.selection.worth_screening", lambda k, total: screened)
     clips = exact_clips()
     pairs = write_pairs(tmp_path / "pairs.parquet", clips, 4000)
     rows = [clips.rows(pairs[column].tolist()) for column in ("foreground", "background")]
-    logits = exact(torch.from_numpy(pair_observation(clips.clips_NFL, *rows)))
-    omega = logits.sigmoid().detach().numpy()
-    pairs["score"] = omega
-    expected = pairs.iloc[in_plain(omega, 480)].reset_index(drop=True)
+    logits = exact(torch.from_numpy(pair_observation(clips.clips_NFL, *rows))).detach().numpy()
+    pairs["score"] = omega(logits)
+    expected = pairs.iloc[in_plain(logits, 480)].reset_index(drop=True)
     assert expected["score"].nunique() < 400, "the test wants ties"
 
     select(tmp_path / "pairs.parquet", clips, exact, SelectSettings(), 11, tmp_path / "out")
@@ -355,14 +454,13 @@ def test_select_equals_the_plain_way(exact: SelectorNetwork, tmp_path: Path) -> 
     )
     pd.testing.assert_frame_equal(selected, expected, check_dtype=False)
     assert selected["score"].dtype == np.float32
-    pd.testing.assert_frame_equal(worst, pairs.iloc[in_plain(-omega, 12)].reset_index(drop=True), check_dtype=False)
+    pd.testing.assert_frame_equal(worst, pairs.iloc[in_plain(-logits, 12)].reset_index(drop=True), check_dtype=False)
     lucky = np.sort(np.random.default_rng(11).choice(4000, 480, replace=False))
-    expected = pairs.iloc[lucky[in_plain(omega[lucky], 480)]].reset_index(drop=True)
-    pd.testing.assert_frame_equal(drawn, expected, check_dtype=False)
-    assert histogram["count"].tolist() == np.histogram(omega, bins=50, range=(0, 1))[0].tolist()
+    pd.testing.assert_frame_equal(drawn, pairs.iloc[lucky].reset_index(drop=True), check_dtype=False)
+    assert histogram["count"].tolist() == np.histogram(omega(logits), bins=BINS, range=(0, 1))[0].tolist()
     assert (histogram["left"][0], histogram["right"][49]) == (0, 1)
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
-    assert summary == {"budget": 480, "candidates": 4000, "threshold": float(np.sort(omega)[-480])}
+    assert summary == {"budget": 480, "candidates": 4000, "threshold": float(np.sort(omega(logits))[-480])}
 
 
 @pytest.mark.ray

@@ -160,8 +160,7 @@ def _selector(history: pd.DataFrame) -> Json:
     first, last = history.head(tenth), history.tail(tenth)
     metrics: Json = {f"selector/{name}_first": first[name].mean() for name in names}
     metrics |= {f"selector/{name}_last": last[name].mean() for name in names}
-    counts = {"selector/steps": len(history), "selector/iterations": history["iteration"].nunique()}
-    return metrics | counts | {"selector/env_runner_restarts": int(history["env_runner_restarts"].max())}
+    return metrics | {"selector/steps": len(history), "selector/iterations": history["iteration"].nunique()}
 
 
 def _selection(tables: RunTables) -> Json:

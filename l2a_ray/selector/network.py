@@ -87,11 +87,14 @@ class SelectorNetwork(nn.Module):
         return functional.linear(self._scaled(clips_NV), self.first.weight[:, self.clip_size :])
 
     def head(self, halves_BH: torch.Tensor) -> torch.Tensor:
-        """All that follows the sum of a pair's two halves: (..., H) -> logits (...,)."""
+        """All that follows the sum of a pair's two halves: (..., H) -> logits (...,).
+
+        The deeper layers may be of less precision than the last (:func:`l2a_ray.selector.scoring.make_screen`).
+        """
         hidden = functional.relu(halves_BH)
         for layer in self.deeper:
-            hidden = functional.relu(layer(hidden))
-        logits: torch.Tensor = self.last(hidden).squeeze(-1)
+            hidden = functional.relu(layer(hidden), inplace=True)
+        logits: torch.Tensor = self.last(hidden.to(self.last.weight.dtype)).squeeze(-1)
         return logits
 
     def forward(self, pairs_B2V: torch.Tensor) -> torch.Tensor:

@@ -175,12 +175,7 @@ def _iterate(algorithm: Algorithm, settings: SelectorTraining, iteration: int, f
         steps = sample_and_learn(algorithm, settings.seed, iteration)
     finally:
         _refuse_nan(algorithm, settings, first_step)
-    assert algorithm.env_runner_group is not None
-    restarts = algorithm.env_runner_group.num_remote_worker_restarts()
-    return [
-        {"step": first_step + i, "iteration": iteration, "env_runner_restarts": restarts, **row}
-        for i, row in enumerate(steps)
-    ]
+    return [{"step": first_step + i, "iteration": iteration, **row} for i, row in enumerate(steps)]
 
 
 def sample_and_learn(algorithm: Algorithm, seed: int, iteration: int) -> list[dict[str, float]]:
