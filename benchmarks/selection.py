@@ -46,7 +46,7 @@ from numpy.typing import NDArray
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from envs.oracle import one_step_gains
-from envs.pair_selection import EnvFiles, PairSelectionEnv, build_trial, read_candidates
+from envs.pair_selection import PairSelectionEnv, build_trial, read_candidates
 from envs.trial import ClassifierTrial
 from l2a_ray.cli import build_parser
 from l2a_ray.clips.store import ClipStore
@@ -55,6 +55,7 @@ from l2a_ray.report.truth import auc, auc_by_class, mark_wrong, read_truth
 from l2a_ray.samples import Sample
 from l2a_ray.selector.file import load_selector
 from l2a_ray.selector.network import SelectorNetwork, label_vectors
+from l2a_ray.selector.rl.training import SelectorTraining, env_files
 from l2a_ray.selector.scoring import score_pairs
 from l2a_ray.selector.vectors import ClipVectors, class_agreement
 
@@ -120,19 +121,8 @@ class Run:
     @cached_property
     def trial(self) -> ClassifierTrial:
         """One for all: a pair that it has seen, it need not composite again."""
-        settings, trained = self.settings, self.folder / "train-selector"
-        files = EnvFiles(
-            store=str(self.store.root),
-            pairs=str(self.folder / "match" / "pairs.parquet"),
-            vectors=str(trained / "vectors.safetensors"),
-            warm_start=str(trained / "warm" / "model.safetensors"),
-            network=settings.classifier.network,
-            composite=settings.composite,
-            crop=settings.classifier.crop,
-            settings=settings.env,
-            seed=settings.seed,
-        )
-        return build_trial(files)
+        pairs, trained = self.folder / "match" / "pairs.parquet", self.folder / "train-selector"
+        return build_trial(env_files(self.store, pairs, SelectorTraining.of(self.settings), trained))
 
 
 def in_class(pairs: pd.DataFrame, score: NDArray[np.floating[Any]]) -> float:

@@ -13,6 +13,7 @@ from l2a_ray.clips.store import ClipStore
 from l2a_ray.config import Settings
 from l2a_ray.files import write_json
 from l2a_ray.run import RunFolder
+from l2a_ray.selector.rl.settings import RANDOM
 from l2a_ray.videos.catalog import read_catalog
 
 logger = logging.getLogger(__name__)
@@ -56,21 +57,15 @@ def match(settings: Settings) -> Path:
 
 def train_selector(settings: Settings) -> Path:
     """Train the plain classifier and, against it, the Selector (``train-selector/``)."""
+    run, store = _open(settings), _store(settings)
+    if settings.selector.algorithm == RANDOM:
+        logger.info("train-selector: nothing to train, selector.algorithm=%s scores pairs by chance", RANDOM)
+        return run.path
     from l2a_ray.selector.rl import training as selector_training
     from l2a_ray.session import ray_session
 
-    run, store = _open(settings), _store(settings)
     pairs = run.folder("match") / "pairs.parquet"
-    parts = selector_training.SelectorTraining(
-        selector=settings.selector,
-        env=settings.env,
-        classifier=settings.classifier,
-        composite=settings.composite,
-        embedding=settings.match.embedding,
-        seed=settings.seed,
-        tracking=settings.tracking,
-        name=settings.name,
-    )
+    parts = selector_training.SelectorTraining.of(settings)
 
     def work(out: Path) -> None:
         with ray_session():
@@ -82,19 +77,23 @@ def train_selector(settings: Settings) -> Path:
 def select(settings: Settings) -> Path:
     """Score all candidate pairs and keep the best under the budget (``select/``)."""
     from l2a_ray.selector.file import load_selector
+    from l2a_ray.selector.scoring import RandomScorer, Scorer, pair_scorer
     from l2a_ray.selector.selection import select as select_pairs
-    from l2a_ray.selector.vectors import ClipVectors
+    from l2a_ray.selector.vectors import ClipVectors, only_ids
     from l2a_ray.session import ray_session
 
     run, store = _open(settings), _store(settings)
-    trained = run.folder("train-selector")
+    by_chance = settings.selector.algorithm == RANDOM
+    trained = run.path if by_chance else run.folder("train-selector")
     pairs = run.folder("match") / "pairs.parquet"
 
     def work(out: Path) -> None:
-        network = load_selector(trained).network
-        vectors = ClipVectors.load(trained / "vectors.safetensors")
+        vectors = only_ids(store) if by_chance else ClipVectors.load(trained / "vectors.safetensors")
+        scorer: Scorer = RandomScorer(settings.seed)
+        if not by_chance:
+            scorer = pair_scorer(load_selector(trained).network, vectors.clips_NFL)
         with ray_session():
-            select_pairs(pairs, vectors, network, settings.select, settings.seed, out)
+            select_pairs(pairs, vectors, scorer, settings.select, settings.seed, out)
 
     return run.stage("select", settings.flat(*SELECT) | _clips(store), work)
 

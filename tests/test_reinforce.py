@@ -217,6 +217,7 @@ def test_a_killed_env_runner_costs_its_episode_and_nothing_else(
     assert len(history) >= 2 * 48 and history["step"].tolist() == list(range(len(history)))
     sizes = history.groupby("iteration").size()
     assert sizes[0] == 16 and sizes.min() < 16, "an iteration must have lost steps, or nothing was killed in it"
+    assert history["env_runners_lost"].iloc[0] == 0 and history["env_runners_lost"].iloc[-1] == 1
 
 
 @pytest.mark.ray
@@ -259,8 +260,7 @@ def learn(
 ) -> tuple[dict[str, torch.Tensor], pd.DataFrame]:
     torch.manual_seed(0)
     network = SelectorNetwork(5, 3, settings.selector.hidden)
-    module = {"feature_size": 5, "label_size": 3, "hidden": network.hidden, "initial": network.state_dict()}
-    algorithm = build_config(settings.selector, files, module, settings.seed).build_algo()
+    algorithm = training.build_algorithm(network, files, settings)
     try:
         history = training._learn(algorithm, settings, checkpoints)
         return {name: value.clone() for name, value in training._policy(algorithm).items()}, history
@@ -269,7 +269,7 @@ def learn(
 
 
 def test_unknown_algorithms_and_options_are_refused() -> None:
-    with pytest.raises(SettingError, match=r"selector\.algorithm='DQN'.*REINFORCE, PPO, APPO, IMPALA"):
+    with pytest.raises(SettingError, match=r"selector\.algorithm='DQN'.*REINFORCE, PPO, APPO, IMPALA, which"):
         SelectorSettings(algorithm="DQN")
     with pytest.raises(SettingError, match=r"selector\.options.*PPO does not take them.*'clip'"):
         configure(SelectorSettings(algorithm="PPO", options={"clip": 0.2}), "bandit", {}, model_config(), 0)

@@ -71,7 +71,7 @@ def make_selection(run: Path) -> None:
     step = np.arange(20)
     history = pd.DataFrame({"step": step, "iteration": step // 10, "reward": step / 100 - 0.1, "baseline": 1.0})
     history = history.assign(val_loss=1.1 - step / 100, val_accuracy=0.5, num_selected=8, num_pairs=16, mean_omega=0.5)
-    history = history.assign(seconds_composite=0.1, seconds_train=0.2, seconds_validate=0.1)
+    history = history.assign(seconds_composite=0.1, seconds_train=0.2, seconds_validate=0.1, env_runners_lost=0)
     write(history, run, "train-selector/history")
     pairs = pd.DataFrame({"background": ["01clip", "02clip"], "background_label": [1, 2]})
     for name, front, scores in (

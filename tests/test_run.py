@@ -74,6 +74,18 @@ def test_changed_setting_is_refused_by_name(tmp_path: Path, stops: int, changed:
     assert len(work.found) == 1, "nothing may be mixed in"
 
 
+def test_a_checkpoint_of_another_algorithm_is_refused(tmp_path: Path) -> None:
+    reinforce, ppo = (
+        Settings(name="a", selector=SelectorSettings(algorithm=name)).flat("selector") for name in ("REINFORCE", "PPO")
+    )
+    run, work = RunFolder(tmp_path, {}, 0), Work(stops=1)
+    with pytest.raises(KeyboardInterrupt):
+        run.stage("train-selector", reinforce, work)
+    with pytest.raises(StageError, match=r"selector\.algorithm=REINFORCE, now selector\.algorithm=PPO"):
+        run.stage("train-selector", ppo, work)
+    assert work.found == [[]]
+
+
 def test_settings_survive_their_way_through_json(tmp_path: Path) -> None:
     run, work = RunFolder(tmp_path, {}, 0), Work()
     for _ in range(2):

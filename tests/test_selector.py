@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from numpy.typing import NDArray
+from scipy.stats import kstest
 from torch import nn
 
 from l2a_ray.classifier.networks import NetworkSettings, build_network
@@ -19,7 +20,18 @@ from l2a_ray.errors import SelectorFileError, SettingError, StageError
 from l2a_ray.names import EmbeddingSettings
 from l2a_ray.selector.file import METADATA, WEIGHTS, Selector, check_classes, hash_weights, load_selector, save_selector
 from l2a_ray.selector.network import SelectorNetwork, label_vectors, pair_observation
-from l2a_ray.selector.scoring import Floats, PairScorer, Rows, Screen, make_screen, omega, pair_scorer, score_pairs
+from l2a_ray.selector.scoring import (
+    Floats,
+    PairScorer,
+    RandomScorer,
+    Rows,
+    Scorer,
+    Screen,
+    make_screen,
+    omega,
+    pair_scorer,
+    score_pairs,
+)
 from l2a_ray.selector.selection import SelectSettings, select
 from l2a_ray.selector.tally import BINS, Batch, Tally, TopK, tally_pairs
 from l2a_ray.selector.vectors import ClipVectors, class_agreement
@@ -200,7 +212,7 @@ def screen_pairs(
     drawn = np.sort(np.random.default_rng(3).choice(len(f), sum(budgets.values()), replace=False))
     scored = 0
 
-    def stream(scorer: PairScorer, rows: Rows | None) -> Iterator[Batch]:
+    def stream(scorer: Scorer, rows: Rows | None) -> Iterator[Batch]:
         nonlocal scored
         for part in np.split(np.arange(len(f)), range(500, len(f), 500)):
             part = part if rows is None else np.intersect1d(part, rows)
@@ -448,7 +460,9 @@ def test_select_equals_the_plain_way(
     expected = pairs.iloc[in_plain(logits, 480)].reset_index(drop=True)
     assert expected["score"].nunique() < 400, "the test wants ties"
 
-    select(tmp_path / "pairs.parquet", clips, exact, SelectSettings(), 11, tmp_path / "out")
+    select(
+        tmp_path / "pairs.parquet", clips, pair_scorer(exact, clips.clips_NFL), SelectSettings(), 11, tmp_path / "out"
+    )
     selected, drawn, worst, histogram = (
         pd.read_parquet(tmp_path / "out" / f"{name}.parquet") for name in ("selected", "random", "worst", "histogram")
     )
@@ -471,15 +485,25 @@ def test_select_refuses_pairs_of_clips_it_does_not_know(exact: SelectorNetwork, 
     write_pairs(tmp_path / "pairs.parquet", clips, 20)
     fewer = ClipVectors(clips.ids_N[:40], clips.features_NF[:40], clips.labels_NL[:40])
     with pytest.raises(StageError, match="has no feature"):
-        select(tmp_path / "pairs.parquet", fewer, exact, SelectSettings(), 0, tmp_path)
+        select(tmp_path / "pairs.parquet", fewer, pair_scorer(exact, fewer.clips_NFL), SelectSettings(), 0, tmp_path)
 
 
-def test_select_refuses_a_missing_and_an_empty_table(exact: SelectorNetwork, tmp_path: Path) -> None:
+def test_select_refuses_a_missing_and_an_empty_table(tmp_path: Path) -> None:
     with pytest.raises(StageError, match="cannot be read"):
-        select(tmp_path / "pairs.parquet", exact_clips(), exact, SelectSettings(), 0, tmp_path)
+        select(tmp_path / "pairs.parquet", exact_clips(), RandomScorer(0), SelectSettings(), 0, tmp_path)
     write_pairs(tmp_path / "pairs.parquet", exact_clips(), 0)
     with pytest.raises(StageError, match="no candidate pair"):
-        select(tmp_path / "pairs.parquet", exact_clips(), exact, SelectSettings(), 0, tmp_path)
+        select(tmp_path / "pairs.parquet", exact_clips(), RandomScorer(0), SelectSettings(), 0, tmp_path)
+
+
+def test_random_scores_are_uniform_and_belong_to_pair_and_seed() -> None:
+    rows = np.divmod(np.arange(10_000), 100)
+    scores = omega(RandomScorer(0)(*rows))
+    assert kstest(scores, "uniform").pvalue > 0.01
+    assert abs(np.corrcoef(scores[:-1], scores[1:])[0, 1]) < 0.05
+    np.testing.assert_array_equal(omega(RandomScorer(0)(rows[0][::-1], rows[1][::-1])), scores[::-1])
+    for other in (RandomScorer(1)(*rows), RandomScorer(0)(rows[1], rows[0])):
+        assert (omega(other) == scores).mean() < 0.02
 
 
 @pytest.mark.parametrize("budget", [0, -0.1, 1.01, float("nan")])

@@ -4,16 +4,19 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from helpers import CROP, NETWORK, small_network, small_store
 
+from l2a_ray.cli import main
 from l2a_ray.clips.store import ClipStore, write_index
 from l2a_ray.errors import SelectorFileError
 from l2a_ray.names import EmbeddingSettings
 from l2a_ray.selector.file import Selector, load_selector, save_selector
 from l2a_ray.selector.network import SelectorNetwork, label_vectors
-from l2a_ray.selector.scoring import score_pairs
+from l2a_ray.selector.scoring import pair_scorer, score_pairs
+from l2a_ray.selector.selection import SelectSettings, select
 from l2a_ray.selector.vectors import class_agreement, describe_for
 
 TRAINED = ("run", "jump")
@@ -70,3 +73,27 @@ def test_the_name_of_a_class_changes_its_scores(selector: Selector, store: ClipS
 def test_one_hot_labels_of_other_classes_are_refused(selector: Selector, store: ClipStore) -> None:
     with pytest.raises(SelectorFileError, match="does not know 'blue', 'green', 'red'"):
         describe_for(replace(selector, encoding="one_hot", classes=TRAINED), store)
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:ray")
+def test_trained_on_half_of_jhmdbs_classes_it_scores_the_other_half(jhmdb: Path, tmp_path: Path) -> None:
+    names = sorted(path.name for path in (jhmdb / "videos").iterdir())
+    for half, classes in (("seen", names[::2]), ("unseen", names[1::2])):
+        (tmp_path / f"{half}.txt").write_text("\n".join(classes))
+        run = ["--name", half, "--runs", str(tmp_path), "--data.labels", str(tmp_path / f"{half}.txt")]
+        data = ["--data.layout", "jhmdb", "--data.root", str(jhmdb), "--segment.kind", "precomputed"]
+        small = ["--decode.frames", "4", "--decode.size", "32", "--classifier.crop", "28", "--classifier.epochs", "2"]
+        network = ["--classifier.network.name", "small3d", "--classifier.network.width", "4"]
+        selector = ["--selector.steps", "160", "--selector.hidden", "[32]", "--classifier.workers", "0"]
+        for stage in ("prepare", "match", *(["train-selector"] if half == "seen" else [])):
+            main([stage, *run, *data, *small, *network, *selector])
+    selector_file, unseen = load_selector(tmp_path / "seen" / "train-selector"), ClipStore(tmp_path / "unseen/prepare")
+    vectors = describe_for(selector_file, unseen)
+    pairs = tmp_path / "unseen" / "match" / "pairs.parquet"
+    select(pairs, vectors, pair_scorer(selector_file.network, vectors.clips_NFL), SelectSettings(), 0, tmp_path / "out")
+    selected, drawn = (pd.read_parquet(tmp_path / "out" / f"{name}.parquet") for name in ("selected", "random"))
+    assert len(selected) == len(drawn) == round(0.12 * len(pd.read_parquet(pairs)))
+    assert set(drawn["foreground_label"]) == set(range(len(names[1::2])))
+    assert 0 < drawn["score"].min() < drawn["score"].max() < 1 and selected["score"].min() > drawn["score"].mean()

@@ -160,6 +160,7 @@ def _selector(history: pd.DataFrame) -> Json:
     first, last = history.head(tenth), history.tail(tenth)
     metrics: Json = {f"selector/{name}_first": first[name].mean() for name in names}
     metrics |= {f"selector/{name}_last": last[name].mean() for name in names}
+    metrics["selector/env_runners_lost"] = history["env_runners_lost"].max()
     return metrics | {"selector/steps": len(history), "selector/iterations": history["iteration"].nunique()}
 
 

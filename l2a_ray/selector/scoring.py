@@ -7,11 +7,13 @@ import copy
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
+import pandas as pd
 import torch
 from numpy.typing import NDArray
-from scipy.special import expit
+from scipy.special import expit, logit
 from torch.nn import functional
 
 from l2a_ray.errors import SelectorFileError
@@ -25,6 +27,28 @@ SCREEN_FROM = 100_000
 """Candidate pairs from which a second pass over them is worth its start."""
 SAFETY = 2
 """The error that a screen allows for, as a multiple of the largest one of a sample."""
+
+
+class Scorer(Protocol):
+    """Scores pairs of clips."""
+
+    def __call__(self, foreground_B: Rows, background_B: Rows) -> Floats:
+        """Score pairs of clips, given by their rows; returns logits, float32 of shape (B,)."""
+
+
+@dataclass(frozen=True)
+class RandomScorer:
+    """Scores pairs by chance: omega is uniform in (0, 1) and depends on the seed and the two rows alone."""
+
+    seed: int
+
+    def __call__(self, foreground_B: Rows, background_B: Rows) -> Floats:
+        """Score pairs of clips, given by their rows; returns logits, float32 of shape (B,)."""
+        seed = pd.util.hash_array(np.array([self.seed], np.uint64))
+        hash_B = pd.util.hash_array(seed ^ (foreground_B.astype(np.uint64) << 32 | background_B.astype(np.uint64)))
+        uniform_B = ((hash_B >> 11) + 0.5) * 2.0**-53
+        logits_B: Floats = logit(uniform_B).astype(np.float32)
+        return logits_B
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,6 @@ import pyarrow as pa
 from tqdm import tqdm
 
 from l2a_ray.errors import SettingError, StageError
-from l2a_ray.selector.network import SelectorNetwork
 from l2a_ray.selector.pair_table import (
     ENDS,
     LABEL,
@@ -22,7 +21,7 @@ from l2a_ray.selector.pair_table import (
     rows_of,
     spans,
 )
-from l2a_ray.selector.scoring import PairScorer, Rows, make_screen, pair_scorer, worth_screening
+from l2a_ray.selector.scoring import PairScorer, Rows, Scorer, make_screen, worth_screening
 from l2a_ray.selector.tally import Batch, tally_pairs
 from l2a_ray.selector.vectors import ClipVectors
 
@@ -50,7 +49,7 @@ class SelectSettings:
 def select(
     pairs_path: Path,
     clips: ClipVectors,
-    network: SelectorNetwork,
+    scorer: Scorer,
     settings: SelectSettings,
     seed: int,
     out: Path,
@@ -62,15 +61,14 @@ def select(
 
     Args:
         pairs_path: ``match/pairs.parquet``, of which all columns but ``background_label`` are read.
-        clips: raw features and label vector of every clip.
-        network: the trained Selector's network.
+        clips: the ids of all clips; pairs are scored by their rows.
+        scorer: of the trained Selector, ``pair_scorer``, or a ``RandomScorer``.
         settings: the budget; K = max(1, round(budget * candidates)), of all pairs or of each foreground class.
         seed: of the K rows drawn at random.
         out: folder for selected, random, worst and histogram.parquet and summary.json.
 
     Raises:
         StageError: there are no candidate pairs, or they name clips that ``clips`` does not hold.
-        SelectorFileError: as :func:`pair_scorer`.
         StorageError: ``out`` cannot be written.
     """
     total = open_pairs(pairs_path).metadata.num_rows
@@ -82,21 +80,21 @@ def select(
     rng = np.random.default_rng(seed)
     drawn = {group: np.sort(rng.choice(sizes[group], k, replace=False)) for group, k in budgets.items()}
     drawn_K = rows_of(pairs_path, drawn) if settings.per_class else drawn[0]
-    exact, screen = pair_scorer(network, clips.clips_NFL), None
-    if worth_screening(len(drawn_K), total):
+    screen = None
+    if isinstance(scorer, PairScorer) and worth_screening(len(drawn_K), total):
         sample = read_pairs(pairs_path, np.linspace(0, total - 1, SAMPLE, dtype=np.int64))
-        screen = make_screen(exact, *clip_rows(clips, sample))
+        screen = make_screen(scorer, *clip_rows(clips, sample))
 
-    def stream(scorer: PairScorer, rows_R: Rows | None) -> Iterator[Batch]:
+    def stream(scorer: Scorer, rows_R: Rows | None) -> Iterator[Batch]:
         with tqdm(total=total if rows_R is None else len(rows_R), desc="select", unit="pair") as bar:
             for scores_B, rows_B, labels_B in _stream(pairs_path, clips, scorer, rows_R):
                 yield scores_B, rows_B, labels_B if settings.per_class else np.zeros_like(rows_B)
                 bar.update(len(rows_B))
 
-    tally_pairs(stream, exact, screen, budgets, drawn_K, total).write(pairs_path, out)
+    tally_pairs(stream, scorer, screen, budgets, drawn_K, total).write(pairs_path, out)
 
 
-def _stream(pairs_path: Path, clips: ClipVectors, scorer: PairScorer, rows_R: Rows | None) -> Iterator[Batch]:
+def _stream(pairs_path: Path, clips: ClipVectors, scorer: Scorer, rows_R: Rows | None) -> Iterator[Batch]:
     """Score the row groups in parallel; yields logits, row numbers and foreground labels, in the table's order."""
     import ray.data  # here, because the rest of this module serves machines without Ray
 

@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 
 from l2a_ray.files import write_json
 from l2a_ray.selector.pair_table import read_pairs, write_table
-from l2a_ray.selector.scoring import BATCH, Floats, PairScorer, Rows, Screen, omega
+from l2a_ray.selector.scoring import BATCH, Floats, Rows, Scorer, Screen, omega
 
 WORST = 12
 BINS = 50
 
 Batch = tuple[Floats, Rows, Rows]
 """Logits, row numbers and groups of some pairs."""
-Stream = Callable[[PairScorer, Rows | None], Iterator[Batch]]
+Stream = Callable[[Scorer, Rows | None], Iterator[Batch]]
 """Scores the pairs of the given rows (sorted; None: all pairs)."""
 
 
@@ -128,7 +128,7 @@ class Tally:
 
 
 def tally_pairs(
-    stream: Stream, exact: PairScorer, screen: Screen | None, budgets: dict[int, int], drawn_K: Rows, total: int
+    stream: Stream, exact: Scorer, screen: Screen | None, budgets: dict[int, int], drawn_K: Rows, total: int
 ) -> Tally:
     """Tally all pairs; with a screen, score in float32 only what it leaves. All but the histogram is the same.
 

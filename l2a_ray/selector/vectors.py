@@ -97,6 +97,13 @@ def describe_clips(
     return ClipVectors(rows["id"].to_numpy().astype(np.bytes_), features_NF, labels_LD[label_N])
 
 
+def only_ids(store: ClipStore) -> ClipVectors:
+    """Return the ids of all clips but the test clips, with no feature and no label."""
+    ids_N = np.sort(store.index.loc[store.index["split"] != "test", "id"].to_numpy().astype(np.bytes_))
+    nothing = np.empty((len(ids_N), 0), np.float32)
+    return ClipVectors(ids_N, nothing, nothing)
+
+
 def describe_for(selector: Selector, store: ClipStore) -> ClipVectors:
     """Compute what a trained Selector must know of a store's clips, of whatever data set, to score pairs of them.
 

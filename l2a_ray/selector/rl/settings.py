@@ -7,6 +7,7 @@ from l2a_ray.errors import SettingError
 from l2a_ray.selector.network import LabelEncoding
 
 ALGORITHMS = ("REINFORCE", "PPO", "APPO", "IMPALA")
+RANDOM = "random"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,7 +15,8 @@ class SelectorSettings:
     """The Selector and how it is trained."""
 
     algorithm: str = "REINFORCE"
-    """RLlib's policy gradient: REINFORCE (paper, section 4.1), PPO, APPO or IMPALA."""
+    """RLlib's policy gradient: REINFORCE (paper, section 4.1), PPO, APPO or IMPALA. `random` trains no Selector and
+    scores pairs by chance, as a baseline."""
     options: dict[str, Any] = field(default_factory=dict)
     """Further options of that algorithm, by RLlib's names, as `{num_epochs: 4, clip_param: 0.2}` for PPO."""
     learning_rate: float = 3e-4
@@ -49,8 +51,10 @@ class SelectorSettings:
     """Iterations between checkpoints."""
 
     def __post_init__(self) -> None:
-        if self.algorithm not in ALGORITHMS:
-            reason = f"must be one of {', '.join(ALGORITHMS)}: these can draw B independent choices at once"
+        if self.algorithm not in (*ALGORITHMS, RANDOM):
+            reason = (
+                f"must be one of {', '.join(ALGORITHMS)}, which can draw B independent choices at once, or {RANDOM}"
+            )
             raise SettingError("selector.algorithm", self.algorithm, reason)
         if not self.learning_rate > 0:
             raise SettingError("selector.learning_rate", self.learning_rate, "must be positive")

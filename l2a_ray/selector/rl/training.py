@@ -9,7 +9,7 @@ from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pandas as pd
 import safetensors.torch
@@ -24,6 +24,7 @@ from l2a_ray.classifier.networks import load_network
 from l2a_ray.classifier.training import ClassifierSettings, TrainingRun, train_classifiers
 from l2a_ray.clips.store import ClipStore
 from l2a_ray.composite import CompositeSettings
+from l2a_ray.config import Settings
 from l2a_ray.errors import SettingError, StageError
 from l2a_ray.files import write_bytes
 from l2a_ray.names import EmbeddingSettings
@@ -52,6 +53,20 @@ class SelectorTraining:
     name: str = "train-selector"
     """Of the run, for those who track it."""
 
+    @classmethod
+    def of(cls, run: Settings) -> Self:
+        """Take what matters here from the settings of a run."""
+        return cls(
+            selector=run.selector,
+            env=run.env,
+            classifier=run.classifier,
+            composite=run.composite,
+            embedding=run.match.embedding,
+            seed=run.seed,
+            tracking=run.tracking,
+            name=run.name,
+        )
+
 
 def train_selector(store: ClipStore, pairs: Path, settings: SelectorTraining, out: Path) -> None:
     """Train a Selector on the candidate pairs of a store.
@@ -67,7 +82,20 @@ def train_selector(store: ClipStore, pairs: Path, settings: SelectorTraining, ou
     train_classifiers([warm], store.root, settings.classifier, settings.composite, out)
     vectors = _vectors(store, settings, out)
     network = _initial(store, vectors, settings)
-    files = EnvFiles(
+    algorithm = build_algorithm(network, env_files(store, pairs, settings, out), settings)
+    try:
+        history = _learn(algorithm, settings, out / "checkpoints")
+        network.load_state_dict(_policy(algorithm))
+    finally:
+        algorithm.stop()
+    write_bytes(out / "history.parquet", history.to_parquet(index=False))
+    save_selector(out, _bundle(network, store, settings, out))
+    shutil.rmtree(out / "checkpoints", ignore_errors=True)
+
+
+def env_files(store: ClipStore, pairs: Path, settings: SelectorTraining, out: Path) -> EnvFiles:
+    """Return what the environment is built from, once ``out`` holds the warm start and the vectors."""
+    return EnvFiles(
         store=str(store.root.absolute()),
         pairs=str(pairs.absolute()),
         vectors=str((out / "vectors.safetensors").absolute()),
@@ -78,21 +106,17 @@ def train_selector(store: ClipStore, pairs: Path, settings: SelectorTraining, ou
         settings=settings.env,
         seed=settings.seed,
     )
+
+
+def build_algorithm(network: SelectorNetwork, files: EnvFiles, settings: SelectorTraining) -> Algorithm:
+    """Build the algorithm that the settings name, with the network's weights as its start."""
     module = {
         "feature_size": network.feature_size,
         "label_size": network.label_size,
         "hidden": network.hidden,
         "initial": network.state_dict(),
     }
-    algorithm = build_config(settings.selector, files, module, settings.seed).build_algo()
-    try:
-        history = _learn(algorithm, settings, out / "checkpoints")
-        network.load_state_dict(_policy(algorithm))
-    finally:
-        algorithm.stop()
-    write_bytes(out / "history.parquet", history.to_parquet(index=False))
-    save_selector(out, _bundle(network, store, settings, out))
-    shutil.rmtree(out / "checkpoints", ignore_errors=True)
+    return build_config(settings.selector, files, module, settings.seed).build_algo()
 
 
 def _warm_pairs(pairs: Path, settings: SelectorTraining, out: Path) -> str | None:
@@ -131,6 +155,7 @@ def _learn(algorithm: Algorithm, settings: SelectorTraining, checkpoints: Path) 
     """Run the iterations that are still to do; return a row for every step since the first."""
     selector = settings.selector
     rows = _restore(algorithm, checkpoints)
+    lost_before = int(rows[-1]["env_runners_lost"]) if rows else 0
     iteration = int(rows[-1]["iteration"]) + 1 if rows else 0
     total = selector.steps * max(1, selector.env_runners)
     tracker = Tracker(checkpoints.parent / "tensorboard", settings.tracking, settings.name, asdict(settings), len(rows))
@@ -139,6 +164,7 @@ def _learn(algorithm: Algorithm, settings: SelectorTraining, checkpoints: Path) 
         since = time.monotonic()
         while len(rows) < total:
             new = _iterate(algorithm, settings, iteration, first_step=len(rows))
+            new = [row | {"env_runners_lost": lost_before + _lost_runners(algorithm)} for row in new]
             if not new:  # all runners have died; RLlib is starting others
                 _wait_for_runners(since, len(rows))
                 continue
@@ -152,6 +178,14 @@ def _learn(algorithm: Algorithm, settings: SelectorTraining, checkpoints: Path) 
                 _save(algorithm, rows, checkpoints, iteration)
             iteration += 1
     return pd.DataFrame(rows)
+
+
+def _lost_runners(algorithm: Algorithm) -> int:
+    """Return how many env runners have died: RLlib counts one only when another has taken its place."""
+    group = algorithm.env_runner_group
+    assert group is not None
+    missing = group.num_remote_env_runners() - group.num_healthy_remote_env_runners()
+    return int(group.num_remote_worker_restarts() + missing)
 
 
 def _wait_for_runners(since: float, step: int) -> None:
