@@ -7,6 +7,7 @@ Axes: B clips in a batch, T time, H height, W width, C channel (RGB), L classes.
 
 import math
 from dataclasses import dataclass
+from typing import Literal, get_args, get_type_hints
 
 import cv2
 import numpy as np
@@ -21,19 +22,41 @@ Mask = NDArray[np.bool_] | NDArray[np.uint8]
 class CompositeSettings:
     """How pairs are composited and labelled."""
 
+    kind: Literal["paste", "cutmix", "mixup", "cutout", "videomix"] = "paste"
+    """`paste`: Eq. 1. The others are the rivals' mixes of two clips, for comparison; see mixes.py."""
+
+    inpaint: bool = True
+    """Paste on the background clip without its own actors; false: on the clip as it is. Origin: the paper, Table 2."""
+
+    region: Literal["masks", "boxes"] = "masks"
+    """Paste the actors' pixels, or the boxes around them. Origin: the paper, Table 2."""
+
+    objects: Literal["all", "people"] = "all"
+    """Paste all detected objects, or people alone. Origin: the paper, Table 2."""
+
+    feather: float = 0.0
+    """Width of the soft edge of what is pasted, a Gaussian's standard deviation in pixels, at most 32; 0: the paper's
+    hard edge. Ours."""
+
     alpha: float = 4.0
     """Exponent of Eq. 8, no unit: the larger, the more a small actor weighs in the label. Origin: the paper, 4.2."""
 
     mix_labels: bool = True
-    """Mix both labels by Eq. 7; false: the foreground's label alone. Origin: the paper, 4.2 (false: 5.2)."""
+    """Mix both labels by their shares (Eq. 7); false: the foreground's alone. Origin: the paper, 4.2 (false: 5.2)."""
 
     def __post_init__(self) -> None:
+        for field, hint in get_type_hints(type(self)).items():
+            choices = get_args(hint)
+            if choices and getattr(self, field) not in choices:
+                raise SettingError(f"composite.{field}", getattr(self, field), f"must be one of {', '.join(choices)}")
+        if not 0 <= self.feather <= 32:
+            raise SettingError("composite.feather", self.feather, "must be between 0 and 32 pixels")
         if not (math.isfinite(self.alpha) and self.alpha > 0):
             raise SettingError("composite.alpha", self.alpha, "must be a positive number")
 
 
 def composite(
-    frames_BTHWC: NDArray[np.uint8], masks_BTHW: Mask, backgrounds_BTHWC: NDArray[np.uint8]
+    frames_BTHWC: NDArray[np.uint8], masks_BTHW: Mask, backgrounds_BTHWC: NDArray[np.uint8], feather: float = 0.0
 ) -> NDArray[np.uint8]:
     """Paste the masked pixels of the foregrounds on the backgrounds: V~ = V_f * M_f + V'_b * (1 - M_f), Eq. 1.
 
@@ -41,6 +64,7 @@ def composite(
         frames_BTHWC: foreground clips, RGB in [0, 255]; a single clip is B = 1.
         masks_BTHW: the foregrounds' masks, bool or 0 and 1.
         backgrounds_BTHWC: clean backgrounds of the frames' shape.
+        feather: standard deviation in pixels of the Gaussian that softens the masks; 0: not at all.
 
     Returns:
         The composites, a new array of the frames' shape.
@@ -55,12 +79,22 @@ def composite(
     if len(types) > 1 or masks_BTHW.dtype not in (np.bool_, np.uint8):
         raise ValueError("frames and backgrounds must be uint8, masks bool or uint8")
     composites_BTHWC = backgrounds_BTHWC.copy()
-    if composites_BTHWC.size:
+    if feather > 0:
+        for place in np.ndindex(masks_BTHW.shape[:2]):
+            composites_BTHWC[place] = _soft(frames_BTHWC[place], masks_BTHW[place], backgrounds_BTHWC[place], feather)
+    elif composites_BTHWC.size:
         # To OpenCV the whole batch is one tall image. A binary mask makes Eq. 1 a choice: no arithmetic, no float copy.
         width = frames_BTHWC.shape[3]
         mask = masks_BTHW.view(np.uint8).reshape(-1, width)
         cv2.copyTo(frames_BTHWC.reshape(-1, width, 3), mask, composites_BTHWC.reshape(-1, width, 3))
     return composites_BTHWC
+
+
+def _soft(
+    frame_HWC: NDArray[np.uint8], mask_HW: Mask, background_HWC: NDArray[np.uint8], feather: float
+) -> NDArray[np.uint8]:
+    weight_HW = cv2.GaussianBlur(mask_HW.astype(np.float32), (0, 0), feather)
+    return cv2.blendLinear(frame_HWC, background_HWC, weight_HW, 1 - weight_HW).astype(np.uint8, copy=False)
 
 
 def foreground_ratio(masks_THW: Mask) -> float:

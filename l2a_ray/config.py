@@ -11,7 +11,7 @@ from l2a_ray.composite import CompositeSettings
 from l2a_ray.errors import SettingError
 from l2a_ray.inpaint import InpaintSettings
 from l2a_ray.match import MatchSettings
-from l2a_ray.run import flatten
+from l2a_ray.run import decisive
 from l2a_ray.segment import SegmentSettings
 from l2a_ray.selector.rl.settings import SelectorSettings
 from l2a_ray.selector.selection import SelectSettings
@@ -20,8 +20,6 @@ from l2a_ray.videos.catalog import DataSettings
 from l2a_ray.videos.decode import DecodeSettings
 
 ARMS = ("real", "random", "selected")
-# How a result is come by, not what it is: these may change between the start of a run and its resumption.
-NEUTRAL = ("checkpoint_every", "max_failures", "gpus_per_worker", "cpus_per_worker", "gpus_per_env_runner")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,4 +96,4 @@ class Settings:
         chosen = {key: value for key, value in self.plain().items() if key in sections}
         if "data" in chosen:  # the same folder, however it was typed
             chosen["data"]["root"] = str(Path(self.data.root).absolute())
-        return {key: value for key, value in flatten(chosen).items() if key.rpartition(".")[2] not in NEUTRAL}
+        return decisive(chosen)

@@ -20,6 +20,10 @@ from l2a_ray.errors import SettingError
 _METHODS = {"telea": cv2.INPAINT_TELEA, "navier_stokes": cv2.INPAINT_NS}
 
 
+class NoBackgroundError(ValueError):
+    """The masks leave nothing to fill from."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class InpaintSettings:
     """How objects are removed from their own scene."""
@@ -54,13 +58,14 @@ def inpaint(
         Background, uint8 (T, H, W, C); a new array, equal to the frames wherever the grown masks are not.
 
     Raises:
-        ValueError: shapes disagree, or the grown masks leave no background pixel at any time.
+        ValueError: shapes disagree.
+        NoBackgroundError: the grown masks leave no background pixel at any time.
     """
     if masks_THW.shape != frames_THWC.shape[:3]:
         raise ValueError(f"masks of shape {masks_THW.shape} do not fit frames of shape {frames_THWC.shape}")
     masked_THW = _grow(masks_THW, settings.dilate)
     if masked_THW.all():
-        raise ValueError("the masks cover every pixel at every time: no background is ever seen")
+        raise NoBackgroundError("the masks cover every pixel at every time: no background is ever seen")
     if not masked_THW.any():
         return frames_THWC.copy()
     clean_HWC, seen_HW = temporal_median(frames_THWC, ~masked_THW)

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from l2a_ray.clips.store import NO_BACKGROUND
 from l2a_ray.errors import DatasetError, SettingError
 from l2a_ray.names import EmbeddingSettings, embed_names
 from l2a_ray.videos.splits import refuse_test_clips
@@ -85,6 +86,7 @@ def candidate_pairs(
     settings: MatchSettings,
     neighbours: NDArray[np.int64] | None,
     seed: int,
+    actors: str = "foreground_ratio",
 ) -> Iterator[pa.Table]:
     """Pair the training clips, one table for each foreground class in order of its label.
 
@@ -98,6 +100,7 @@ def candidate_pairs(
         settings: kind and limits.
         neighbours: label of each class's neighbour (L,); the semantic kind alone needs it.
         seed: of the random kind.
+        actors: column that says how much of a foreground will be pasted: ``foreground_ratio`` or ``people_ratio``.
 
     Yields:
         Tables of ``PAIR_SCHEMA``; only one is held at a time.
@@ -107,7 +110,7 @@ def candidate_pairs(
     """
     train = index[index["split"] == "train"]
     ids, labels = pa.array(train["id"], pa.string()), train["label"].to_numpy(np.int32)
-    pools = _Pools(train, classes, settings)
+    pools = _Pools(train, classes, settings, actors)
     for label in range(len(classes)):
         foregrounds = pools.foregrounds(label)
         if settings.kind == "random":
@@ -124,7 +127,14 @@ def candidate_pairs(
         yield pa.table(columns, schema=PAIR_SCHEMA)
 
 
-def match(index: pd.DataFrame, classes: Sequence[str], settings: MatchSettings, seed: int, out: Path) -> None:
+def match(
+    index: pd.DataFrame,
+    classes: Sequence[str],
+    settings: MatchSettings,
+    seed: int,
+    out: Path,
+    actors: str = "foreground_ratio",
+) -> None:
     """Write ``pairs.parquet`` (all candidate pairs).
 
     The semantic kind also writes ``neighbours.parquet`` (class_name, neighbour, similarity).
@@ -135,6 +145,7 @@ def match(index: pd.DataFrame, classes: Sequence[str], settings: MatchSettings, 
         settings: kind, embedding and limits.
         seed: of the random kind.
         out: folder to write into.
+        actors: as :func:`candidate_pairs`.
 
     Raises:
         DatasetError: a class has no usable clip, or the embedding does not know its name.
@@ -148,7 +159,7 @@ def match(index: pd.DataFrame, classes: Sequence[str], settings: MatchSettings, 
         names = {"class_name": list(classes), "neighbour": [classes[label] for label in neighbours.tolist()]}
         pq.write_table(pa.table({**names, "similarity": similarity}), out / "neighbours.parquet")
     with pq.ParquetWriter(out / "pairs.parquet", PAIR_SCHEMA) as writer:
-        for pairs in candidate_pairs(index, classes, settings, neighbours, seed):
+        for pairs in candidate_pairs(index, classes, settings, neighbours, seed, actors):
             for column in ("foreground", "background"):
                 refuse_test_clips(pairs[column].unique().to_pylist(), test_ids, f"the {column}s of candidate pairs")
             writer.write_table(pairs)
@@ -157,10 +168,12 @@ def match(index: pd.DataFrame, classes: Sequence[str], settings: MatchSettings, 
 class _Pools:
     """Positions of the usable training clips of each class."""
 
-    def __init__(self, train: pd.DataFrame, classes: Sequence[str], settings: MatchSettings) -> None:
+    def __init__(self, train: pd.DataFrame, classes: Sequence[str], settings: MatchSettings, actors: str) -> None:
         self.classes, self.settings = classes, settings
         self.labels = train["label"].to_numpy()
-        self.ratios = train["foreground_ratio"].to_numpy()
+        self.ratios = train[actors].to_numpy()
+        seen = (train["remark"] != NO_BACKGROUND).to_numpy()
+        self.scenes = seen & (train["foreground_ratio"].to_numpy() <= settings.max_foreground)
 
     def foregrounds(self, label: int) -> NDArray[np.int64]:
         usable = self.ratios >= self.settings.min_foreground
@@ -168,13 +181,12 @@ class _Pools:
         return self._usable(label, usable, "foreground", limit)
 
     def backgrounds(self, label: int) -> NDArray[np.int64]:
-        usable = self.ratios <= self.settings.max_foreground
         limit = f"cover more than match.max_foreground={self.settings.max_foreground}"
-        return self._usable(label, usable, "background", limit)
+        return self._usable(label, self.scenes, "background", limit)
 
     def other_backgrounds(self, label: int) -> tuple[NDArray[np.int64], int]:
         """Return the usable clips of all other classes, and how many a class has on average."""
-        others = np.flatnonzero((self.labels != label) & (self.ratios <= self.settings.max_foreground))
+        others = np.flatnonzero((self.labels != label) & self.scenes)
         if others.size == 0:
             raise DatasetError(
                 f"class {self.classes[label]!r}: no clip of another class can serve as background. "

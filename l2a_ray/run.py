@@ -18,6 +18,8 @@ from l2a_ray.files import write_bytes, write_json
 
 logger = logging.getLogger(__name__)
 RECORD = "stage.json"
+# How a result is come by, not what it is: these may change between the start of a run and its resumption.
+NEUTRAL = ("checkpoint_every", "max_failures", "gpus_per_worker", "cpus_per_worker", "gpus_per_env_runner")
 PACKAGES = ("l2a-ray", "ray", "torch", "torchvision", "numpy", "av", "opencv-python-headless", "gymnasium")
 Plain = Mapping[str, Any]
 
@@ -109,6 +111,11 @@ def flatten(settings: Plain, prefix: str = "") -> dict[str, Any]:
     for key, value in settings.items():
         flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
     return flat
+
+
+def decisive(settings: Plain) -> dict[str, Any]:
+    """Return nested settings with dotted names, without what only says how a result is come by."""
+    return {key: value for key, value in flatten(settings).items() if key.rpartition(".")[2] not in NEUTRAL}
 
 
 def _environment(seed: int) -> dict[str, Any]:

@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from l2a_ray.clips.store import ClipStore
-from l2a_ray.composite import CompositeSettings, composite, foreground_ratio, label_weight, mix_labels, place
+from l2a_ray.composite import CompositeSettings, mix_labels
 from l2a_ray.errors import SettingError
+from l2a_ray.mixes import mix
 
 REAL, PAIRS, CROPS = 0, 1, 2  # the independent random streams of one seed
 
@@ -58,21 +59,25 @@ class SampleLoader:
             SettingError: the crop is larger than the clip.
             StorageError: a clip's file is missing or damaged.
         """
-        frames_THWC, label_L = self._blend(sample)
+        frames_THWC, label_L = self.blend(sample, rng)
         return crop_and_flip(frames_THWC, self.crop, rng), label_L
 
-    def _blend(self, sample: Sample) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    def blend(
+        self, sample: Sample, rng: np.random.Generator | None = None
+    ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+        """Return the whole frames, uint8 (T, H, W, C), neither cropped nor flipped, and the label distribution (L,).
+
+        ``rng`` draws what a kind of mix leaves to chance; None: the same for the same pair. `paste` draws nothing.
+        """
         front = self.store.read(sample.foreground)
         front_label_L = self.one_hot_LL[self.labels[sample.foreground]]
         if sample.background is None:
             return front.frames_THWC, front_label_L
-        background_THWC = self.store.read(sample.background).background_THWC
-        frames_THWC, masks_THW = place(front.frames_THWC, front.planes.objects, *background_THWC.shape[1:3])
-        blended_THWC = composite(frames_THWC[None], masks_THW[None], background_THWC[None])[0]
-        if not self.settings.mix_labels:
-            return blended_THWC, front_label_L
-        weight = label_weight(foreground_ratio(masks_THW), self.settings.alpha)
-        return blended_THWC, mix_labels(front_label_L, self.one_hot_LL[self.labels[sample.background]], weight)
+        if rng is None:
+            rng = np.random.default_rng(list(f"{sample.foreground}{sample.background}".encode()))
+        mixed = mix(front, self.store.read(sample.background), self.settings, rng)
+        back_label_L = self.one_hot_LL[self.labels[sample.background]]
+        return mixed.frames_THWC, mix_labels(front_label_L, back_label_L, mixed.weight)
 
 
 def crop_and_flip(frames_THWC: NDArray[np.uint8], crop: int, rng: np.random.Generator | None) -> NDArray[np.uint8]:

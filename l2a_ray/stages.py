@@ -48,11 +48,14 @@ def match(settings: Settings) -> Path:
     from l2a_ray.match import match as match_pairs
 
     run, store = _open(settings), _store(settings)
+    actors = "people_ratio" if settings.composite.objects == "people" else "foreground_ratio"
 
     def work(out: Path) -> None:
-        match_pairs(store.index, store.classes, settings.match, settings.seed, out)
+        match_pairs(store.index, store.classes, settings.match, settings.seed, out, actors)
 
-    return run.stage("match", settings.flat(*MATCH) | _clips(store), work)
+    return run.stage(
+        "match", settings.flat(*MATCH) | {"composite.objects": settings.composite.objects} | _clips(store), work
+    )
 
 
 def train_selector(settings: Settings) -> Path:
@@ -191,6 +194,9 @@ def _extent(settings: Settings) -> dict[str, object]:
 
 
 def _tell_failures(store: ClipStore) -> None:
+    for remark, count in store.index["remark"].value_counts().items():
+        if remark:
+            logger.info("prepare: %d clips with %s; docs/prepare.md says what becomes of them", count, remark)
     if store.failed.empty:
         logger.info("prepare: %d clips, none lost", len(store.index))
         return

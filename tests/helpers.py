@@ -26,7 +26,7 @@ NETWORK = NetworkSettings(name="small3d", width=4)
 
 def noise_clip(rng: np.random.Generator, frames: int, height: int, width: int) -> StoredClip:
     frames_THWC, background_THWC = (rng.integers(0, 256, (frames, height, width, 3), dtype=np.uint8) for _ in range(2))
-    masks = (rng.random((frames, height, width)) < share for share in (0.3, 0.2, 0.5))
+    masks = (rng.random((frames, height, width)) < share for share in (0.3, 0.2, 0.5, 0.4))
     return StoredClip(frames_THWC, background_THWC, Planes(*masks))
 
 

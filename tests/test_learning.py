@@ -16,7 +16,6 @@ from l2a_ray.selector.rl.settings import SelectorSettings
 # RLlib warns of its own use of deprecated settings, and that a second algorithm replaces the first one's environment.
 pytestmark = [
     pytest.mark.ray,
-    pytest.mark.slow,
     pytest.mark.filterwarnings("ignore::DeprecationWarning:ray", "ignore:.*Overriding environment:UserWarning"),
 ]
 
@@ -53,11 +52,15 @@ def won(name: str, seed: int, blind: bool = False) -> float:
         algorithm.stop()
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+# Asynchronous learners take minutes: their first iterations wait for processes.
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in ("APPO", "IMPALA"))) for name in CONFIGS]
+)
 def test_hidden_rule_is_found(session: None, name: str) -> None:
     shares = [won(name, seed) for seed in SEEDS]
     assert min(shares) >= ENOUGH, f"{name} won {shares} of what is to be won in {GIVEN[name][0]} steps"
 
 
+@pytest.mark.slow
 def test_a_policy_that_cannot_see_the_pairs_wins_nothing(session: None) -> None:
     assert max(won("REINFORCE", seed, blind=True) for seed in SEEDS) < 0.2

@@ -18,7 +18,7 @@ Pairs = list[tuple[str, str]]
 
 def make_index(*rows: tuple[str, int, str, float]) -> pd.DataFrame:
     frame = pd.DataFrame(rows, columns=["id", "label", "split", "foreground_ratio"])
-    return frame.assign(class_name=[CLASSES[label] for label in frame["label"]])
+    return frame.assign(remark="", class_name=[CLASSES[label] for label in frame["label"]])
 
 
 INDEX = make_index(
@@ -120,7 +120,7 @@ def test_random_pairs_follow_the_seed_and_reach_every_class() -> None:
 def test_pairs_grow_linearly_with_classes() -> None:
     def count(classes: int) -> int:
         rows = [(f"{label}-{clip}", label, "train", 0.2) for label in range(classes) for clip in range(4)]
-        frame = pd.DataFrame(rows, columns=["id", "label", "split", "foreground_ratio"])
+        frame = pd.DataFrame(rows, columns=["id", "label", "split", "foreground_ratio"]).assign(remark="")
         names = [str(label) for label in range(classes)]
         neighbours = (np.arange(classes) + 1) % classes
         return sum(map(len, candidate_pairs(frame, names, MatchSettings(), neighbours, 0)))

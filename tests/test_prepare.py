@@ -15,10 +15,19 @@ from numpy.typing import NDArray
 from test_decode import gray, noise, write_video
 
 from l2a_ray.clips.prepare import PrepareSettings, prepare, prepare_or_fail
-from l2a_ray.clips.store import FAILED_COLUMNS, INDEX_DTYPES, ClipStore, clip_path
+from l2a_ray.clips.store import (
+    FAILED_COLUMNS,
+    INDEX_DTYPES,
+    NO_BACKGROUND,
+    NO_FOREGROUND,
+    ClipStore,
+    clip_path,
+    write_index,
+)
 from l2a_ray.errors import DatasetError, StageError, StorageError
 from l2a_ray.inpaint import InpaintSettings, inpaint
-from l2a_ray.segment.base import Instances
+from l2a_ray.segment import SegmentSettings
+from l2a_ray.segment.base import Instances, people
 from l2a_ray.segment.motion import MotionSegmenter, MotionSettings
 from l2a_ray.session import quieten
 from l2a_ray.videos.catalog import Catalog, DataSettings, Video, read_catalog
@@ -28,7 +37,7 @@ from l2a_ray.videos.generate import GenerateSettings, generate
 # Ray Data warns of its own use of its own deprecated settings.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:ray.data")
 
-SETTINGS = PrepareSettings(decode=DecodeSettings(frames=4, size=32))
+SETTINGS = PrepareSettings(decode=DecodeSettings(frames=4, size=32), segment=SegmentSettings(kind="motion"))
 GENERATE = GenerateSettings(width=48, height=40, frames=8, train_per_class=2, test_per_class=1)
 ODD_NAMES = ('it\'s a "wäve" 100%d.mp4', "波 -f.mp4", "a:b?c#d.mp4")
 
@@ -97,11 +106,31 @@ def test_unforeseen_failure_of_one_video_is_its_own(tmp_path: Path) -> None:
     assert set(row) >= set(FAILED_COLUMNS) and not (tmp_path / "data").exists()
 
 
+@pytest.mark.parametrize(("everything", "remark"), [(False, NO_FOREGROUND), (True, NO_BACKGROUND)])
+def test_a_mask_of_nothing_or_everything_is_remarked(everything: bool, remark: str, tmp_path: Path) -> None:
+    path = write_video(tmp_path / "a.mp4", noise(6))
+    video = Video("ab" * 8, str(path), "walk", 0, "train", "a")
+
+    def segmenter(clip: Clip) -> Instances:
+        masks = np.ones(clip.frames_THWC.shape[:3], dtype=np.bool_)[: None if everything else 0]
+        return people(masks, np.arange(len(masks)), np.ones(len(masks), np.float32), len(clip.frames_THWC))
+
+    row = prepare_or_fail(video, SETTINGS, segmenter, tmp_path / "data")
+    assert (row["remark"], row["foreground_ratio"], row["people_ratio"]) == (remark, everything, everything)
+    write_index(tmp_path, "data", ("walk",), pd.DataFrame([row]), pd.DataFrame(columns=list(FAILED_COLUMNS)))
+    stored = ClipStore(tmp_path).read(video.id)
+    np.testing.assert_array_equal(stored.background_THWC, stored.frames_THWC)
+
+
 @pytest.mark.parametrize(
     ("changed", "named"),
     [
-        (replace(SETTINGS, decode=DecodeSettings(frames=8, size=32)), "decode"),
-        (replace(SETTINGS, inpaint=InpaintSettings(dilate=3)), "inpaint"),
+        (replace(SETTINGS, decode=DecodeSettings(frames=8, size=32)), r"decode\.frames"),
+        (replace(SETTINGS, inpaint=InpaintSettings(dilate=3)), r"inpaint\.dilate"),
+        (
+            replace(SETTINGS, segment=SegmentSettings(kind="motion", motion=MotionSettings(noise=3))),
+            r"segment\.motion\.noise",
+        ),
     ],
 )
 def test_other_settings_are_refused_by_name(videos: Path, tmp_path: Path, changed: PrepareSettings, named: str) -> None:

@@ -33,10 +33,10 @@ def make_store(root: Path, failures: bool = True) -> ClipStore:
             masks_THW[t, 8:20, 4 * t : 4 * t + 12] = True
         background_THWC = np.random.default_rng(n).integers(0, 128, (4, height, width, 3), dtype=np.uint8)
         frames_THWC = np.where(masks_THW[..., None], np.uint8(250), background_THWC)
-        planes = Planes(objects=masks_THW, people=masks_THW, boxes=masks_THW)
+        planes = Planes(masks_THW, masks_THW, masks_THW, masks_THW)
         clip = StoredClip(frames_THWC=frames_THWC, background_THWC=background_THWC, planes=planes)
         write_clip(root / "data", clip_id, clip, {"kept": "yes"})
-        where = (height, width, float(masks_THW.mean()))
+        where = (height, width, float(masks_THW.mean()), float(masks_THW.mean()), "")
         split = ("train", "val", "test")[n // 2]
         path = str(root.absolute().parent / "<videos>" / f"{n}.mp4")
         rows.append((clip_id, path, CLASSES[n % 3], n % 3, split, str(n), 30, 25.0, *where, "0", 1, 1))

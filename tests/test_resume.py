@@ -18,6 +18,7 @@ CONFIG = """
 arms: real,random,selected
 data: {layout: folder, val_fraction: 0.25}
 decode: {frames: 4, size: 32}
+segment: {kind: motion}
 match: {kind: random}
 env: {pairs: 8}
 selector: {steps: 160, steps_per_update: 4, steps_per_iteration: 16, checkpoint_every: 1, hidden: [16], labels: one_hot}

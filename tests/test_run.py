@@ -8,9 +8,9 @@ import pytest
 import yaml
 
 from l2a_ray.classifier.settings import ClassifierSettings
-from l2a_ray.config import NEUTRAL, Settings
+from l2a_ray.config import Settings
 from l2a_ray.errors import SettingError, StageError, StorageError
-from l2a_ray.run import RunFolder, flatten
+from l2a_ray.run import NEUTRAL, RunFolder, flatten
 from l2a_ray.selector.rl.settings import SelectorSettings
 from l2a_ray.selector.selection import SelectSettings
 from l2a_ray.videos.catalog import DataSettings

@@ -26,7 +26,9 @@ def make_store(root: Path, count: int) -> ClipStore:
         background = rng.integers(0, 60, (FRAMES, SIZE, SIZE, 3), dtype=np.uint8)
         background[..., label] += 100
         frames = np.where(masks[..., None], np.uint8(200), background)
-        write_clip(root / "data", f"{i:04x}", StoredClip(frames, background, Planes(masks, masks, masks)), {"k": "v"})
+        write_clip(
+            root / "data", f"{i:04x}", StoredClip(frames, background, Planes(masks, masks, masks, masks)), {"k": "v"}
+        )
         split = "test" if i % 4 == 3 else "train"
         row = {"id": f"{i:04x}", "class_name": CLASSES[label], "label": label, "split": split, "height": SIZE}
         rows.append(dict.fromkeys(INDEX_DTYPES, 0) | row | {"path": f"{i}.mp4", "group": str(i), "width": SIZE})

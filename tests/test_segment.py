@@ -1,5 +1,6 @@
 """Tests of l2a_ray.segment."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -8,11 +9,12 @@ import pytest
 from numpy.typing import NDArray
 
 from l2a_ray.errors import DatasetError, SettingError, VideoError
-from l2a_ray.segment import Instances, SegmentSettings, build_segmenter
+from l2a_ray.segment import SegmentSettings, build_segmenter
+from l2a_ray.segment.base import people
 from l2a_ray.segment.motion import MotionSettings
 from l2a_ray.videos.decode import Clip, DecodeSettings, decode
 
-MOTION = build_segmenter(SegmentSettings())
+MOTION = build_segmenter(SegmentSettings(kind="motion"))
 
 
 def make_clip(frames_THWC: NDArray[np.uint8], path: str = "videos/walk/a b.mp4", frame_count: int = 20) -> Clip:
@@ -48,17 +50,14 @@ def test_planes_unite_the_instances_of_a_frame() -> None:
     mask_NHW[0, 1, 1] = mask_NHW[0, 3, 2] = True
     mask_NHW[1, 0, 5:7] = True
     mask_NHW[2, 5, 7] = True
-    planes = Instances(
-        frame_N=np.array([0, 0, 2, 2]),
-        score_N=np.ones(4, dtype=np.float32),
-        person_N=np.array([True, False, True, True]),
-        mask_NHW=mask_NHW,
-        frames=3,
-    ).planes()
+    instances = people(mask_NHW, np.array([0, 0, 2, 2]), np.ones(4, dtype=np.float32), 3)
+    planes = replace(instances, class_N=np.array(["person", "horse", "person", "person"])).planes()
     assert (planes.objects == np.stack([mask_NHW[0] | mask_NHW[1], np.zeros((6, 8)), mask_NHW[2]])).all()
     assert (planes.people[0] == mask_NHW[0]).all()
     boxes_HW = np.zeros((6, 8), dtype=np.bool_)
-    boxes_HW[1:4, 1:3] = boxes_HW[0, 5:7] = True
+    boxes_HW[1:4, 1:3] = True
+    assert (planes.people_boxes[0] == boxes_HW).all()
+    boxes_HW[0, 5:7] = True
     assert (planes.boxes[0] == boxes_HW).all()
     assert not planes.boxes[1].any()
 
@@ -70,7 +69,7 @@ def test_motion_finds_what_moves_before_a_still_or_panned_scene(pan: float) -> N
     assert mean_iou(instances.planes().objects, masks_THW) > 0.85
     assert (instances.frame_N == np.arange(8)).all()  # one instance a frame: no specks
     assert ((instances.score_N > 0.5) & (instances.score_N < 1)).all()
-    assert instances.person_N.all()
+    assert (instances.class_N == "person").all()
 
 
 def test_motion_is_not_led_by_an_actor_on_a_plain_scene() -> None:
@@ -95,7 +94,7 @@ def test_nothing_moves_nothing_found(shape: tuple[int, int, int]) -> None:
 def test_motion_thresholds_come_from_the_settings() -> None:
     frames_THWC, _ = moving_blob(0)
     for motion in (MotionSettings(contrast=255), MotionSettings(min_area=0.2)):
-        assert len(build_segmenter(SegmentSettings(motion=motion))(make_clip(frames_THWC)).frame_N) == 0
+        assert len(build_segmenter(SegmentSettings(kind="motion", motion=motion))(make_clip(frames_THWC)).frame_N) == 0
 
 
 @pytest.mark.parametrize("form", ["packed", "npz", "npy", "images", "beside"])

@@ -9,17 +9,20 @@ import json
 import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import ray
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from l2a_ray.clips.store import (
     FAILED_COLUMNS,
     INDEX_DTYPES,
+    NO_BACKGROUND,
+    NO_FOREGROUND,
     ClipStore,
     StoredClip,
     clip_path,
@@ -29,11 +32,12 @@ from l2a_ray.clips.store import (
 )
 from l2a_ray.errors import DatasetError, L2AError, StageError, StorageError, VideoError
 from l2a_ray.files import write_json
-from l2a_ray.inpaint import InpaintSettings, inpaint
+from l2a_ray.inpaint import InpaintSettings, NoBackgroundError, inpaint
+from l2a_ray.run import decisive
 from l2a_ray.segment import SegmentSettings, build_segmenter
-from l2a_ray.segment.base import Segmenter
+from l2a_ray.segment.base import Planes, Segmenter
 from l2a_ray.videos.catalog import Catalog, Video
-from l2a_ray.videos.decode import DecodeSettings, decode
+from l2a_ray.videos.decode import Clip, DecodeSettings, decode
 
 logger = logging.getLogger(__name__)
 Row = dict[str, Any]
@@ -86,16 +90,16 @@ def prepare(catalog: Catalog, settings: PrepareSettings, root: Path) -> ClipStor
 
 def _claim(data: Path, settings: PrepareSettings) -> None:
     """Record the settings that the clips are made with, or refuse other ones."""
-    record, wanted = data / "settings.json", json.loads(json.dumps(asdict(settings)))
+    record, wanted = data / "settings.json", json.loads(json.dumps(decisive(asdict(settings))))
     if not record.is_file():
         write_json(record, wanted)
         return
     found = json.loads(record.read_text(encoding="utf-8"))
-    different = [key for key in sorted(wanted) if wanted[key] != found.get(key)]
+    different = [key for key in sorted(wanted.keys() | found.keys()) if wanted.get(key) != found.get(key)]
     if different:
         key = different[0]
         raise StageError(
-            f"{data}: its clips were prepared with {key}={found.get(key)}, now {key}={wanted[key]} is asked for. "
+            f"{data}: its clips were prepared with {key}={found.get(key)}, now {key}={wanted.get(key)} is asked for. "
             "Choose another run name, or delete the folder to prepare again"
         )
 
@@ -133,26 +137,30 @@ def _stream(videos: list[Video], settings: PrepareSettings, data: Path) -> Itera
         return
     blocks = -(-len(videos) // VIDEOS_A_BLOCK)
     rows = ray.data.from_items([asdict(video) for video in videos], override_num_blocks=blocks)
-
-    def work(row: Row) -> Row:
-        # A JSON string a row: clips and failures have different columns, which the blocks of one table may not have.
-        try:
-            made = prepare_or_fail(Video(**row), settings, _segmenter(settings.segment), data)
-        except StorageError as error:  # an exception would reach the driver as text inside another one
-            made = {"fatal": str(error)}
-        return {"row": json.dumps(made)}
-
-    for row in rows.map(work).iter_rows():
+    gpus = settings.segment.gpus_per_worker or None
+    pool = ray.data.ActorPoolStrategy(min_size=1)
+    worker: Any = _Worker  # Ray Data's signature knows functions only
+    for row in rows.map(worker, fn_constructor_args=(settings, data), compute=pool, num_gpus=gpus).iter_rows():
         made = json.loads(row["row"])
         if "fatal" in made:
             raise StorageError(made["fatal"])
         yield made
 
 
-@cache
-def _segmenter(settings: SegmentSettings) -> Segmenter:
-    """Build the segmenter once a worker process, however many clips that process takes."""
-    return build_segmenter(settings)
+class _Worker:
+    """Prepares videos in a process of its own; a network is loaded once, however many clips it sees."""
+
+    def __init__(self, settings: PrepareSettings, data: Path) -> None:
+        self._settings, self._data = settings, data
+        self._segmenter = build_segmenter(settings.segment)
+
+    def __call__(self, row: Row) -> Row:
+        # A JSON string a row: clips and failures have different columns, which the blocks of one table may not have.
+        try:
+            made = prepare_or_fail(Video(**row), self._settings, self._segmenter, self._data)
+        except StorageError as error:  # an exception would reach the driver as text inside another one
+            made = {"fatal": str(error)}
+        return {"row": json.dumps(made)}
 
 
 def prepare_or_fail(video: Video, settings: PrepareSettings, segmenter: Segmenter, data: Path) -> Row:
@@ -183,15 +191,15 @@ def prepare_clip(video: Video, settings: PrepareSettings, segmenter: Segmenter, 
     size, changed = _stamp(video.path)
     clip = decode(video.path, settings.decode)
     planes = segmenter(clip).planes()
-    if planes.objects.all():
-        raise VideoError(video.path, "the mask covers every frame, so no background is seen", "Check its masks")
-    background_THWC = inpaint(clip.frames_THWC, planes.objects, settings.inpaint)
+    background_THWC, remark = _background(clip, planes, settings.inpaint)
     metadata: Row = {
         "frame_count": clip.frame_count,
         "rate": clip.rate,
         "height": clip.frames_THWC.shape[1],
         "width": clip.frames_THWC.shape[2],
         "foreground_ratio": float(planes.objects.mean()),
+        "people_ratio": float(planes.people.mean()),
+        "remark": remark,
         "source_hash": hashlib.blake2b(Path(video.path).read_bytes(), digest_size=16).hexdigest(),
         "source_size": size,
         "source_mtime_ns": changed,
@@ -199,6 +207,15 @@ def prepare_clip(video: Video, settings: PrepareSettings, segmenter: Segmenter, 
     stored = StoredClip(frames_THWC=clip.frames_THWC, background_THWC=background_THWC, planes=planes)
     write_clip(data, video.id, stored, {key: str(value) for key, value in metadata.items()})
     return asdict(video) | metadata
+
+
+def _background(clip: Clip, planes: Planes, settings: InpaintSettings) -> tuple[NDArray[np.uint8], str]:
+    """Return the clean background, and what the index should remark of the clip."""
+    try:
+        background_THWC = inpaint(clip.frames_THWC, planes.objects, settings)
+    except NoBackgroundError:
+        return clip.frames_THWC, NO_BACKGROUND
+    return background_THWC, "" if planes.objects.any() else NO_FOREGROUND
 
 
 def _refuse_empty_classes(catalog: Catalog, index: pd.DataFrame) -> None:

@@ -20,8 +20,9 @@ from l2a_ray.errors import StageError, StorageError
 from l2a_ray.files import write_bytes, write_json
 from l2a_ray.segment.base import Planes
 
-VERSION = 1
-PLANES = ("objects", "people", "boxes")
+VERSION = 2
+PLANES = ("objects", "people", "boxes", "people_boxes")
+NO_FOREGROUND, NO_BACKGROUND = "no foreground found", "no background seen"
 INDEX_DTYPES = {
     "id": "str",
     "path": "str",
@@ -34,6 +35,8 @@ INDEX_DTYPES = {
     "height": "int32",
     "width": "int32",
     "foreground_ratio": "float64",
+    "people_ratio": "float64",
+    "remark": "str",
     "source_hash": "str",
     "source_size": "int64",
     "source_mtime_ns": "int64",

@@ -9,7 +9,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from l2a_ray.clips.store import ClipStore
-from l2a_ray.composite import CompositeSettings, composite, foreground_ratio, label_weight, place
+from l2a_ray.composite import CompositeSettings, place
+from l2a_ray.mixes import mix, pasted
 from l2a_ray.report.plots import Picture, save
 
 ROWS = 8
@@ -71,23 +72,25 @@ def draw_sheet(pairs: pd.DataFrame, store: ClipStore, settings: CompositeSetting
 def _row(pair: Any, store: ClipStore, settings: CompositeSettings) -> tuple[str, list[Tile]]:
     foreground, background = store.read(pair.foreground), store.read(pair.background)
     _, height, width, _ = background.background_THWC.shape
-    frames_THWC, masks_THW = place(foreground.frames_THWC, foreground.planes.objects, height, width)
-    mixed_THWC = composite(frames_THWC[None], masks_THW[None], background.background_THWC[None])[0]
-    last = len(mixed_THWC) - 1
+    frames_THWC, masks_THW = place(foreground.frames_THWC, pasted(foreground.planes, settings), height, width)
+    mixed = mix(foreground, background, settings, np.random.default_rng(0))
+    last = len(mixed.frames_THWC) - 1
     mask_HWC = np.repeat(masks_THW[last // 2, :, :, None].astype(np.uint8) * 255, 3, axis=2)
     tiles = [
         ("foreground", frames_THWC[last // 2]),
         ("mask", mask_HWC),
         ("clean background", background.background_THWC[last // 2]),
-        *((f"composite, {name}", mixed_THWC[t]) for name, t in (("first", 0), ("middle", last // 2), ("last", last))),
+        *(
+            (f"composite, {name}", mixed.frames_THWC[t])
+            for name, t in (("first", 0), ("middle", last // 2), ("last", last))
+        ),
     ]
-    return _caption(pair, float(foreground_ratio(masks_THW)), store, settings), tiles
+    return _caption(pair, mixed.weight, store), tiles
 
 
-def _caption(pair: Any, gamma: float, store: ClipStore, settings: CompositeSettings) -> str:
+def _caption(pair: Any, weight: float, store: ClipStore) -> str:
     index = store.index.set_index("id")["class_name"]
     names = [_short(index[clip]) for clip in (pair.foreground, pair.background)]
-    weight = float(label_weight(gamma, settings.alpha)) if settings.mix_labels else 1.0
     return f"{names[0]}  on  {names[1]}      ω {pair.score:.3f}      λ {weight:.2f}"
 
 

@@ -16,7 +16,7 @@ import pyarrow
 import yaml
 from scipy.special import stdtrit
 
-from l2a_ray.clips.store import ClipStore
+from l2a_ray.clips.store import NO_BACKGROUND, NO_FOREGROUND, ClipStore
 from l2a_ray.errors import StageError
 from l2a_ray.report.truth import judge, read_truth
 
@@ -149,6 +149,8 @@ def _data(store: ClipStore) -> Json:
     counts = {f"data/clips_{split}": len(store.rows(split)) for split in ("train", "val", "test")}
     causes = store.failed["cause"].value_counts().to_dict()
     totals = {"data/classes": len(store.classes), "data/clips_prepared": len(store.index)}
+    remarks = store.index["remark"].value_counts().to_dict()
+    totals |= {"data/no_foreground": remarks.get(NO_FOREGROUND, 0), "data/no_background": remarks.get(NO_BACKGROUND, 0)}
     return counts | totals | {"data/clips_failed": len(store.failed), "data/failed_causes": causes}
 
 

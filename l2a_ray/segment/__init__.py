@@ -6,6 +6,7 @@ from typing import Literal
 
 from l2a_ray.errors import SettingError
 from l2a_ray.segment.base import Instances, Planes, Segmenter
+from l2a_ray.segment.detect import DetectorSegmenter, DetectSettings
 from l2a_ray.segment.motion import MotionSegmenter, MotionSettings
 from l2a_ray.segment.precomputed import PrecomputedSegmenter
 
@@ -16,8 +17,15 @@ __all__ = ["Instances", "Planes", "SegmentSettings", "Segmenter", "build_segment
 class SegmentSettings:
     """Which segmenter finds the foreground, and what it needs."""
 
-    kind: Literal["motion", "precomputed"] = "motion"
-    """``motion``: what moves before its background, without weights. ``precomputed``: masks from files."""
+    kind: Literal["maskrcnn", "precomputed", "motion"] = "maskrcnn"
+    """``maskrcnn``: people and objects by torchvision's Mask R-CNN (the paper's). ``precomputed``: masks from files.
+    ``motion``: what moves before its background, without weights."""
+    weights: str = "COCO_V1"
+    """Of ``maskrcnn``: a state dict (.pth, .pt, .safetensors), or torchvision's name, which is downloaded once."""
+    detect: DetectSettings = field(default_factory=DetectSettings)
+    """How the detections of ``maskrcnn`` become masks."""
+    gpus_per_worker: float = 0
+    """GPUs, or a share of one, that each process which prepares videos reserves."""
     masks: str | None = None
     """Folder of the masks of ``precomputed``, by default `masks` in data.root; ``segment/precomputed.py`` lists the
     formats."""
@@ -27,6 +35,8 @@ class SegmentSettings:
     def __post_init__(self) -> None:
         if self.kind not in _BUILDERS:
             raise SettingError("segment.kind", self.kind, f"must be one of {', '.join(_BUILDERS)}")
+        if self.gpus_per_worker < 0:
+            raise SettingError("segment.gpus_per_worker", self.gpus_per_worker, "must not be negative")
 
 
 def build_segmenter(settings: SegmentSettings) -> Segmenter:
@@ -34,7 +44,7 @@ def build_segmenter(settings: SegmentSettings) -> Segmenter:
 
     Raises:
         DatasetError: the folder of masks does not exist.
-        SettingError: no folder of masks is named.
+        SettingError: no folder of masks is named; a network's weights cannot be had, or are of another one.
     """
     return _BUILDERS[settings.kind](settings)
 
@@ -46,7 +56,15 @@ def _precomputed(settings: SegmentSettings) -> Segmenter:
     return PrecomputedSegmenter(settings.masks)
 
 
+def _maskrcnn(settings: SegmentSettings) -> Segmenter:
+    from l2a_ray.segment.maskrcnn import MaskRCNNDetector
+
+    detector = MaskRCNNDetector(settings.weights, box_score_thresh=settings.detect.score)
+    return DetectorSegmenter(detector, settings.detect)
+
+
 _BUILDERS: dict[str, Callable[[SegmentSettings], Segmenter]] = {
+    "maskrcnn": _maskrcnn,
     "motion": lambda settings: MotionSegmenter(settings.motion),
     "precomputed": _precomputed,
 }

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from l2a_ray.errors import SettingError
 from l2a_ray.inpaint import temporal_median
-from l2a_ray.segment.base import Instances
+from l2a_ray.segment.base import Instances, people
 from l2a_ray.videos.decode import Clip
 
 _IDENTITY = np.eye(2, 3)
@@ -78,13 +78,8 @@ class MotionSegmenter:
                 masks.append(mask_HW)
                 scores.append(strength / (strength + threshold))
                 frames.append(t)
-        return Instances(
-            frame_N=np.array(frames, dtype=np.int64),
-            score_N=np.array(scores, dtype=np.float32),
-            person_N=np.ones(len(frames), dtype=np.bool_),
-            mask_NHW=np.array(masks, dtype=np.bool_).reshape(-1, *difference_THW.shape[1:]),
-            frames=len(difference_THW),
-        )
+        mask_NHW = np.array(masks, dtype=np.bool_).reshape(-1, *difference_THW.shape[1:])
+        return people(mask_NHW, np.array(frames, np.int64), np.array(scores, np.float32), len(difference_THW))
 
     def _components(self, moved_HW: NDArray[np.bool_]) -> list[NDArray[np.bool_]]:
         """Clean the mask and part it into its large connected components, their holes filled."""

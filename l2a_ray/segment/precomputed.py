@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from l2a_ray.errors import DatasetError, VideoError
-from l2a_ray.segment.base import Instances
+from l2a_ray.segment.base import Instances, people
 from l2a_ray.videos.decode import Clip
 
 _SUFFIXES = (".npz", ".npy", "")  # the last is a folder of images
@@ -66,13 +66,7 @@ class PrecomputedSegmenter:
             advice = "Make its masks again from this very file, one for each decoded frame"
             raise VideoError(clip.path, f"masks {path} {error}", advice) from error
         frame_N = np.flatnonzero(mask_THW.any(axis=(1, 2)))
-        return Instances(
-            frame_N=frame_N,
-            score_N=np.ones(len(frame_N), dtype=np.float32),
-            person_N=np.ones(len(frame_N), dtype=np.bool_),
-            mask_NHW=mask_THW[frame_N],
-            frames=len(mask_THW),
-        )
+        return people(mask_THW[frame_N], frame_N, np.ones(len(frame_N), np.float32), len(mask_THW))
 
     def _find(self, video: Path) -> Path | None:
         """The first place that holds this video's masks."""
