@@ -9,6 +9,7 @@ import json
 import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -137,30 +138,35 @@ def _stream(videos: list[Video], settings: PrepareSettings, data: Path) -> Itera
         return
     blocks = -(-len(videos) // VIDEOS_A_BLOCK)
     rows = ray.data.from_items([asdict(video) for video in videos], override_num_blocks=blocks)
-    gpus = settings.segment.gpus_per_worker or None
-    pool = ray.data.ActorPoolStrategy(min_size=1)
-    worker: Any = _Worker  # Ray Data's signature knows functions only
-    for row in rows.map(worker, fn_constructor_args=(settings, data), compute=pool, num_gpus=gpus).iter_rows():
+
+    def work(row: Row) -> Row:
+        # A JSON string a row: clips and failures have different columns, which the blocks of one table may not have.
+        try:
+            made = prepare_or_fail(Video(**row), settings, _segmenter(settings.segment), data)
+        except StorageError as error:  # an exception would reach the driver as text inside another one
+            made = {"fatal": str(error)}
+        return {"row": json.dumps(made)}
+
+    class Worker:
+        def __call__(self, row: Row) -> Row:
+            return work(row)
+
+    prepared: Any = rows.map(work)
+    if gpus := settings.segment.gpus_per_worker:
+        # A task with a GPU gets a new process each time, which would load the network anew; an actor keeps its own.
+        on_gpu: Any = Worker  # Ray Data's signature knows functions only
+        prepared = rows.map(on_gpu, compute=ray.data.ActorPoolStrategy(min_size=1), num_gpus=gpus)
+    for row in prepared.iter_rows():
         made = json.loads(row["row"])
         if "fatal" in made:
             raise StorageError(made["fatal"])
         yield made
 
 
-class _Worker:
-    """Prepares videos in a process of its own; a network is loaded once, however many clips it sees."""
-
-    def __init__(self, settings: PrepareSettings, data: Path) -> None:
-        self._settings, self._data = settings, data
-        self._segmenter = build_segmenter(settings.segment)
-
-    def __call__(self, row: Row) -> Row:
-        # A JSON string a row: clips and failures have different columns, which the blocks of one table may not have.
-        try:
-            made = prepare_or_fail(Video(**row), self._settings, self._segmenter, self._data)
-        except StorageError as error:  # an exception would reach the driver as text inside another one
-            made = {"fatal": str(error)}
-        return {"row": json.dumps(made)}
+@cache
+def _segmenter(settings: SegmentSettings) -> Segmenter:
+    """Build the segmenter once a worker process, however many clips that process takes."""
+    return build_segmenter(settings)
 
 
 def prepare_or_fail(video: Video, settings: PrepareSettings, segmenter: Segmenter, data: Path) -> Row:

@@ -1,42 +1,14 @@
 """Finding the foreground: every segmenter turns a decoded clip into Instances (see base.py)."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Literal
 
 from l2a_ray.errors import SettingError
 from l2a_ray.segment.base import Instances, Planes, Segmenter
-from l2a_ray.segment.detect import DetectorSegmenter, DetectSettings
-from l2a_ray.segment.motion import MotionSegmenter, MotionSettings
+from l2a_ray.segment.motion import MotionSegmenter
 from l2a_ray.segment.precomputed import PrecomputedSegmenter
+from l2a_ray.segment.settings import SegmentSettings
 
 __all__ = ["Instances", "Planes", "SegmentSettings", "Segmenter", "build_segmenter"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class SegmentSettings:
-    """Which segmenter finds the foreground, and what it needs."""
-
-    kind: Literal["maskrcnn", "precomputed", "motion"] = "maskrcnn"
-    """``maskrcnn``: people and objects by torchvision's Mask R-CNN (the paper's). ``precomputed``: masks from files.
-    ``motion``: what moves before its background, without weights."""
-    weights: str = "COCO_V1"
-    """Of ``maskrcnn``: a state dict (.pth, .pt, .safetensors), or torchvision's name, which is downloaded once."""
-    detect: DetectSettings = field(default_factory=DetectSettings)
-    """How the detections of ``maskrcnn`` become masks."""
-    gpus_per_worker: float = 0
-    """GPUs, or a share of one, that each process which prepares videos reserves."""
-    masks: str | None = None
-    """Folder of the masks of ``precomputed``, by default `masks` in data.root; ``segment/precomputed.py`` lists the
-    formats."""
-    motion: MotionSettings = field(default_factory=MotionSettings)
-    """What ``motion`` takes for movement."""
-
-    def __post_init__(self) -> None:
-        if self.kind not in _BUILDERS:
-            raise SettingError("segment.kind", self.kind, f"must be one of {', '.join(_BUILDERS)}")
-        if self.gpus_per_worker < 0:
-            raise SettingError("segment.gpus_per_worker", self.gpus_per_worker, "must not be negative")
 
 
 def build_segmenter(settings: SegmentSettings) -> Segmenter:
@@ -57,6 +29,8 @@ def _precomputed(settings: SegmentSettings) -> Segmenter:
 
 
 def _maskrcnn(settings: SegmentSettings) -> Segmenter:
+    # Here, not above: without networks a process that prepares videos needs no PyTorch, and starts sooner.
+    from l2a_ray.segment.detect import DetectorSegmenter
     from l2a_ray.segment.maskrcnn import MaskRCNNDetector
 
     detector = MaskRCNNDetector(settings.weights, box_score_thresh=settings.detect.score)

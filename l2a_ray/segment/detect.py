@@ -13,36 +13,14 @@ import torch
 from numpy.typing import NDArray
 from torchvision.ops import box_iou
 
-from l2a_ray.errors import SettingError, VideoError
+from l2a_ray.errors import VideoError
 from l2a_ray.segment.base import Found, Instances
+from l2a_ray.segment.settings import DetectSettings as DetectSettings
 from l2a_ray.videos.decode import Clip
 
 logger = logging.getLogger(__name__)
 
 _SAME = 0.3  # intersection over union from which two boxes are taken for one object; ours
-
-
-@dataclass(frozen=True, kw_only=True)
-class DetectSettings:
-    """How a network's detections become masks."""
-
-    score: float = 0.5
-    """Least confidence of a detection, in [0, 1]. Ours; torchvision's examples show detections from 0.5."""
-    batch_size: int = 8
-    """Frames that the network sees at once; halved, with a warning, where the GPU's memory does not hold them. Ours."""
-    carry: int = 2
-    """Frames over which an object is carried through that drops out between two detections; 0: not at all. Ours."""
-    min_area: float = 0.001
-    """Smallest connected piece of a mask that is kept, as a share of the frame, in [0, 1]. Ours."""
-
-    def __post_init__(self) -> None:
-        for name in ("score", "min_area"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise SettingError(f"segment.detect.{name}", getattr(self, name), "must be between 0 and 1")
-        if self.batch_size < 1:
-            raise SettingError("segment.detect.batch_size", self.batch_size, "must be at least 1")
-        if self.carry < 0:
-            raise SettingError("segment.detect.carry", self.carry, "must be 0 or more frames")
 
 
 class Detector(Protocol):

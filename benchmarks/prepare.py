@@ -1,0 +1,158 @@
+"""Clips per second of `prepare`: where the time goes, what Ray Data adds, what a second worker brings, and memory.
+
+    python benchmarks/prepare.py PATH [--clips 600] [--kind motion]
+
+PATH is a folder data set (PATH/train/<class>/*.mp4, as `l2a generate` writes it). Its training videos, under as many
+other names (links) as it takes to have so many clips, are prepared by the same functions three times in turn: in a plain
+loop in this process, by Ray Data with one CPU, and with two. Times are those of the clips alone, from the first one done to the
+last, so that starting Ray and its processes does not count. Memory is the driver's and the workers' largest
+proportional share (PSS), sampled while the clips stream through.
+
+Measured:
+TABLE
+"""
+
+import argparse
+import os
+import tempfile
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import psutil  # type: ignore[import-untyped]
+import ray
+
+from l2a_ray.clips import prepare as preparation
+from l2a_ray.segment import SegmentSettings, build_segmenter
+from l2a_ray.session import OBJECT_STORE_BYTES, quieten
+from l2a_ray.videos.catalog import Video
+from l2a_ray.videos.decode import DecodeSettings
+
+PARTS = ("decode", "segment", "inpaint", "write_clip")
+
+
+def linked(root: Path, folder: Path, count: int) -> list[Video]:
+    """Return so many videos, made of the training videos under other names."""
+    originals = sorted(root.glob("train/*/*.mp4"))
+    videos = []
+    for number in range(count):
+        path = folder / f"{number:06d}.mp4"
+        path.symlink_to(originals[number % len(originals)].absolute())
+        videos.append(Video(f"{number:016x}", str(path), "any", 0, "train", str(number)))
+    return videos
+
+
+@contextmanager
+def timed(seconds: dict[str, float]) -> Iterator[None]:
+    """Count the seconds that the parts of `prepare_clip` take."""
+
+    def counting(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            start = time.perf_counter()
+            try:
+                return function(*args, **kwargs)
+            finally:
+                seconds[name] += time.perf_counter() - start
+
+        return call
+
+    kept = {name: getattr(preparation, name) for name in PARTS if name != "segment"}
+    for name, function in kept.items():
+        setattr(preparation, name, counting(name, function))
+    yield
+    for name, function in kept.items():
+        setattr(preparation, name, function)
+
+
+def in_a_loop(videos: list[Video], settings: preparation.PrepareSettings, data: Path) -> tuple[float, dict[str, float]]:
+    seconds: dict[str, float] = defaultdict(float)
+    segment = build_segmenter(settings.segment)
+
+    def segmenter(clip: Any) -> Any:
+        start = time.perf_counter()
+        instances = segment(clip)
+        seconds["segment"] += time.perf_counter() - start
+        return instances
+
+    with timed(seconds):
+        preparation.prepare_or_fail(videos[0], settings, segmenter, data)
+        seconds.clear()
+        start = time.perf_counter()
+        for video in videos[1:]:
+            preparation.prepare_or_fail(video, settings, segmenter, data)
+        took = time.perf_counter() - start
+    seconds["rest"] = took - sum(seconds.values())
+    return (len(videos) - 1) / took, seconds
+
+
+class Memory(threading.Thread):
+    """Samples the proportional memory of this process and all that it started; the peak is in GiB."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.peak, self.driver, self.stop = 0.0, 0.0, threading.Event()
+
+    def run(self) -> None:
+        """Sample every two seconds until told to stop."""
+        while not self.stop.wait(2):
+            found = {}
+            for process in [psutil.Process(), *psutil.Process().children(recursive=True)]:
+                try:
+                    found[process.pid] = process.memory_full_info().pss / 2**30
+                except psutil.Error:
+                    continue
+            self.peak, self.driver = max(self.peak, sum(found.values())), max(self.driver, found[os.getpid()])
+
+
+def by_ray(
+    videos: list[Video], settings: preparation.PrepareSettings, data: Path, cpus: int
+) -> tuple[float, float, float]:
+    """Return clips per second, the peak memory of all processes and that of the driver."""
+    ray.init(num_cpus=cpus, include_dashboard=False, log_to_driver=False, object_store_memory=OBJECT_STORE_BYTES)
+    quieten()
+    memory = Memory()
+    memory.start()
+    done = []
+    for row in preparation._stream(videos, settings, data):
+        assert "cause" not in row, row["cause"]
+        done.append(time.perf_counter())
+    memory.stop.set()
+    ray.shutdown()
+    first = preparation.VIDEOS_A_BLOCK * cpus  # rows come a block at a time
+    return (len(done) - first) / (done[-1] - done[first - 1]), memory.peak, memory.driver
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("root", type=Path, metavar="PATH")
+    parser.add_argument("--clips", type=int, default=600)
+    parser.add_argument("--kind", default="motion")
+    parser.add_argument("--size", type=int, default=128)
+    parser.add_argument("--only-two", action="store_true", help="two CPUs alone, for the memory of many clips")
+    arguments = parser.parse_args()
+    settings = preparation.PrepareSettings(
+        decode=DecodeSettings(frames=8, size=arguments.size), segment=SegmentSettings(kind=arguments.kind)
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        (videos_folder := Path(folder) / "videos").mkdir()
+        videos = linked(arguments.root, videos_folder, arguments.clips)
+        print(f"{len(videos)} clips, {asdict(settings.decode)}")
+        if not arguments.only_two:
+            plain, seconds = in_a_loop(videos, settings, Path(folder) / "plain")
+            total = sum(seconds.values())
+            print(f"plain loop: {plain:.1f} clips/s; ", end="")
+            print(", ".join(f"{name} {value / total:.0%}" for name, value in seconds.items()))
+            one, _, _ = by_ray(videos, settings, Path(folder) / "one", 1)
+            print(f"Ray Data, 1 CPU: {one:.1f} clips/s, {one / plain:.2f} times the plain loop", flush=True)
+        two, peak, driver = by_ray(videos, settings, Path(folder) / "two", 2)
+        more = "" if arguments.only_two else f", {two / one:.2f} times one CPU"
+        print(f"Ray Data, 2 CPUs: {two:.1f} clips/s{more}; peak memory {peak:.2f} GiB, driver {driver:.2f} GiB")
+
+
+if __name__ == "__main__":
+    main()
