@@ -20,6 +20,8 @@ STAGES = {
     "train": "train a classifier for every arm and seed, compositing on the way in",
     "evaluate": "test every classifier on the test split",
     "report": "write metrics.json, plots, contact sheets and index.html",
+    "preview": "look before you train: a page with videos and contact sheets of pairs, once match is complete",
+    "export": "write the composites of selected or random pairs as mp4, for mmaction2 and torchvision",
 }
 EXAMPLES = """
 examples:
@@ -27,6 +29,8 @@ examples:
   l2a run --name mine --data.layout folder --data.root PATH   (PATH/<class>/*.mp4)
   l2a run --config configs/jhmdb.yaml --data.root PATH --seeds 3
   l2a run --config configs/demo.yaml --print_config           (shows every setting)
+  l2a preview --config configs/demo.yaml --preview.pairs 20 --preview.which selected,worst
+  l2a export --config configs/demo.yaml --export.pairs random
 
 Every stage does only what is missing: the same command goes on after an interruption.
 """

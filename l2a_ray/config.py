@@ -9,8 +9,10 @@ from envs.settings import EnvSettings
 from l2a_ray.classifier.settings import ClassifierSettings
 from l2a_ray.composite import CompositeSettings
 from l2a_ray.errors import SettingError
+from l2a_ray.export import ExportSettings
 from l2a_ray.inpaint import InpaintSettings
 from l2a_ray.match import MatchSettings
+from l2a_ray.preview import PreviewSettings
 from l2a_ray.run import decisive
 from l2a_ray.segment import SegmentSettings
 from l2a_ray.selector.rl.settings import SelectorSettings
@@ -59,6 +61,10 @@ class Settings:
     """The action classifier and how it is trained."""
     tracking: TrackingSettings = field(default_factory=TrackingSettings)
     """Who is told how the Selector's training goes."""
+    preview: PreviewSettings = field(default_factory=PreviewSettings)
+    """Which pairs are shown."""
+    export: ExportSettings = field(default_factory=ExportSettings)
+    """Which composites are written as videos."""
 
     def __post_init__(self) -> None:
         if not self.name or Path(self.name).name != self.name or self.name == "..":

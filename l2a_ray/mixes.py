@@ -71,17 +71,17 @@ def _cutout(front: StoredClip, back: StoredClip, settings: CompositeSettings, rn
     from torchvision.transforms import v2
 
     erase = v2.RandomErasing(p=1.0, scale=(CUTOUT_AREA, CUTOUT_AREA), ratio=(1.0, 1.0), value=0)
-    return Mixed(_frames(_draw(erase, rng, _video(front.frames_THWC))), 1.0)
+    return Mixed(_frames(_draw(erase, rng, _video(_placed(front, back)))), 1.0)
 
 
 def _videomix(front: StoredClip, back: StoredClip, settings: CompositeSettings, rng: np.random.Generator) -> Mixed:
     """Spatio-temporal VideoMix (https://arxiv.org/abs/2012.03457): a cuboid of the background clip."""
-    frames_THWC, back_THWC = (frames.copy() for frames in _one_size(front.frames_THWC, back.frames_THWC))
+    frames_THWC = _placed(front, back).copy()
     size = np.array(frames_THWC.shape[:3])
     sides = np.round(size * np.cbrt(1 - rng.beta(1, 1))).astype(int)
     starts = rng.integers(size - sides, endpoint=True)
     cuboid = tuple(slice(start, start + side) for start, side in zip(starts, sides, strict=True))
-    frames_THWC[cuboid] = back_THWC[cuboid]
+    frames_THWC[cuboid] = back.frames_THWC[cuboid]
     return Mixed(frames_THWC, 1.0 - float(np.prod(sides) / np.prod(size)))
 
 
@@ -100,7 +100,7 @@ def _by_torchvision(name: str, alpha: float, front: StoredClip, back: StoredClip
     import torch
     from torchvision.transforms import v2
 
-    both_2THWC = np.stack(_one_size(front.frames_THWC, back.frames_THWC))
+    both_2THWC = np.stack([_placed(front, back), back.frames_THWC])
     transform = getattr(v2, name)(alpha=alpha, num_classes=2)
     mixed_2TCHW, labels_22 = _draw(transform, rng, _video(both_2THWC), torch.tensor([0, 1]))
     return Mixed(_frames(mixed_2TCHW[0]), float(labels_22[0, 0]))
@@ -127,10 +127,7 @@ def _frames(video: Any) -> Frames:
     return np.ascontiguousarray(video.round().byte().movedim(-3, -1).numpy())
 
 
-def _one_size(one_THWC: Frames, other_THWC: Frames) -> tuple[Frames, Frames]:
-    """Cut both to the sides that they share, about their centres."""
-    height, width = np.minimum(one_THWC.shape[1:3], other_THWC.shape[1:3]).tolist()
-    first, second = (
-        place(frames, np.ones(frames.shape[:3], np.bool_), height, width)[0] for frames in (one_THWC, other_THWC)
-    )
-    return first, second
+def _placed(front: StoredClip, back: StoredClip) -> Frames:
+    """Return the whole foreground clip, centred on a canvas of the background's size."""
+    everything = np.ones(front.frames_THWC.shape[:3], np.bool_)
+    return place(front.frames_THWC, everything, *back.frames_THWC.shape[1:3])[0]

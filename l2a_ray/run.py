@@ -87,6 +87,19 @@ class RunFolder:
         partial.rename(complete)
         return complete
 
+    def claim(self, name: str, settings: Plain) -> Path:
+        """Return a folder for files that no stage reads, which every call may add to; for one set of settings only.
+
+        Raises:
+            StageError: what is there was made with other settings.
+        """
+        folder, record = self.path / name, json.loads(json.dumps({"settings": dict(settings)}))
+        if (folder / RECORD).is_file():
+            self._check(folder, record["settings"])
+        else:
+            write_json(folder / RECORD, record)
+        return folder
+
     def _check(self, folder: Path, settings: Plain) -> dict[str, Any]:
         """Return a stage's record, or refuse to use it under other settings."""
         found: dict[str, Any] = json.loads((folder / RECORD).read_text(encoding="utf-8"))

@@ -155,6 +155,34 @@ def report(settings: Settings) -> Path:
     return out
 
 
+def preview(settings: Settings) -> Path:
+    """Write pairs to look at (``preview/index.html``). It needs `match`, and is always written anew."""
+    from l2a_ray.preview import choose, write_preview
+
+    run, store = _open(settings), _store(settings)
+    out = run.path / "preview"
+    write_preview(settings.name, choose(run, settings.preview), store, settings.composite, out)
+    logger.info("preview: %s", out / "index.html")
+    return out
+
+
+def export(settings: Settings) -> Path:
+    """Write the composites of selected or random pairs as videos (``export/<which>/``); does what is missing."""
+    from l2a_ray.export import export as export_pairs
+    from l2a_ray.selector.pair_table import open_pairs
+    from l2a_ray.session import ray_session
+
+    run, store = _open(settings), _store(settings)
+    path = run.folder("select") / f"{settings.export.pairs}.parquet"
+    pairs = open_pairs(path).read().to_pandas()
+    digest = hashlib.blake2b(path.read_bytes(), digest_size=8).hexdigest()
+    made_with = settings.flat(*CLIPS, "composite", "export") | _clips(store) | {"pairs": digest}
+    out = run.claim(f"export/{settings.export.pairs}", made_with)
+    with ray_session():
+        export_pairs(store, pairs, settings.composite, settings.export, out)
+    return out
+
+
 def run(settings: Settings) -> Path:
     """Run all stages that the arms need."""
     from l2a_ray.session import ray_session

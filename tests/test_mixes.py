@@ -135,8 +135,8 @@ def test_videomix_shows_a_cuboid_of_the_other_clip_and_weighs_by_volume() -> Non
     assert np.any(shares, axis=0).all(), "cut in time, height and width"
 
 
-@pytest.mark.parametrize("kind", ["paste", "cutmix", "mixup", "videomix"])
-def test_clips_of_other_sizes_mix(kind: str) -> None:
+@pytest.mark.parametrize("kind", ["paste", "cutmix", "mixup", "cutout", "videomix"])
+def test_clips_of_other_sizes_mix_on_the_backgrounds_canvas(kind: str) -> None:
     narrow = plain(DARK, CLEAN, width=12)
     result = mixed(CompositeSettings(kind=kind), back=narrow)  # type: ignore[arg-type]
     assert result.frames_THWC.shape == (FRAMES, HEIGHT, 12, 3)

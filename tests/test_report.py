@@ -320,8 +320,8 @@ def test_sheet_shows_the_composite_that_is_trained_on(tmp_path: Path) -> None:
     figure = draw_sheet(pair, store, CompositeSettings(alpha=2.0))
     # 12 x 12 of 32 x 48 pixels: gamma = 0.09375, and 1 - (1 - gamma)^2 = 0.1787.
     assert "jump  on  wave $x$ & <b>      ω 0.750      λ 0.18" in [text.get_text() for text in figure.axes[0].texts]
-    foreground, mask, clean, *mixed = [np.asarray(image.get_array()) for image in figure.axes[0].images]
-    assert foreground.shape == clean.shape == (32, 48, 3) and len(mixed) == 3
+    foreground, mask, background, clean, *mixed = [np.asarray(image.get_array()) for image in figure.axes[0].images]
+    assert foreground.shape == background.shape == clean.shape == (32, 48, 3) and len(mixed) == 3
     inside = mask[..., 0] == 255
     assert inside.sum() == 144
     assert (mixed[1][inside] == 250).all() and (mixed[1][~inside] == clean[~inside]).all()

@@ -49,29 +49,38 @@ def write_report(run: Path, store: ClipStore, out: Path) -> Json:
     return metrics
 
 
-def render(name: str, tables: RunTables, metrics: Json, store: ClipStore, pictures: dict[str, Picture]) -> str:
-    """Return the page as HTML. Whatever comes from a user's files is escaped."""
-    environment = Environment(
+def environment() -> Environment:
+    """Return jinja2's environment for the templates beside this file; it escapes what it is given."""
+    made = Environment(
         loader=PackageLoader("l2a_ray", "report"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"percent": percent, "number": number, "data_uri": data_uri}
-    return environment.get_template("page.html.j2").render(
-        name=name,
-        metrics=metrics,
-        verdict=verdict(metrics),
-        arms=sorted(metrics["arms"], key=arm_order),
-        best=best_arm(metrics) if metrics["arms"] else None,
-        meaning=MEANING,
-        parts=PARTS,
-        per_class=_per_class(tables.predictions, metrics, store.classes),
-        failed=store.failed.to_dict("records"),
-        pictures=pictures,
-        tables=tables,
-        environment=dict(_flat(tables.environment)),
+    made.filters |= {"percent": percent, "number": number, "data_uri": data_uri}
+    return made
+
+
+def render(name: str, tables: RunTables, metrics: Json, store: ClipStore, pictures: dict[str, Picture]) -> str:
+    """Return the page as HTML. Whatever comes from a user's files is escaped."""
+    return (
+        environment()
+        .get_template("page.html.j2")
+        .render(
+            name=name,
+            metrics=metrics,
+            verdict=verdict(metrics),
+            arms=sorted(metrics["arms"], key=arm_order),
+            best=best_arm(metrics) if metrics["arms"] else None,
+            meaning=MEANING,
+            parts=PARTS,
+            per_class=_per_class(tables.predictions, metrics, store.classes),
+            failed=store.failed.to_dict("records"),
+            pictures=pictures,
+            tables=tables,
+            environment=dict(_flat(tables.environment)),
+        )
     )
 
 

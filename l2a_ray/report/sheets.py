@@ -1,5 +1,6 @@
-"""Contact sheets: a row a pair, showing what it is made of and the composite."""
+"""What a pair is made of, and contact sheets of it: a row a pair. Axes: T time, H height, W width, C channel."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,55 @@ from numpy.typing import NDArray
 
 from l2a_ray.clips.store import ClipStore
 from l2a_ray.composite import CompositeSettings, place
-from l2a_ray.mixes import mix, pasted
+from l2a_ray.mixes import pasted
 from l2a_ray.report.plots import Picture, save
+from l2a_ray.samples import Sample, SampleLoader
 
 ROWS = 8
 TILE, GAP, CAPTION, HEADER = 1.38, 0.05, 0.27, 0.3  # inches
 Tile = tuple[str, NDArray[np.uint8]]
+
+
+@dataclass(frozen=True)
+class PairView:
+    """What a composite is made of, all of the background's size.
+
+    Args:
+        foreground_THWC: the foreground clip as it is placed on the background.
+        mask_THW: its mask, bool.
+        background_THWC: the background clip as it was.
+        clean_THWC: the background without actors.
+        composite_THWC: what is trained on, before cropping.
+        weight: lambda, the share of the foreground's class in the label.
+    """
+
+    foreground_THWC: NDArray[np.uint8]
+    mask_THW: NDArray[np.bool_]
+    background_THWC: NDArray[np.uint8]
+    clean_THWC: NDArray[np.uint8]
+    composite_THWC: NDArray[np.uint8]
+    weight: float
+
+    @property
+    def tiles(self) -> dict[str, NDArray[np.uint8]]:
+        """The five clips by name, uint8 (T, H, W, 3) each."""
+        white_THWC = np.repeat(self.mask_THW[..., None].astype(np.uint8) * 255, 3, axis=3)
+        parts = (self.foreground_THWC, white_THWC, self.background_THWC, self.clean_THWC, self.composite_THWC)
+        return dict(zip(("foreground", "mask", "background", "clean background", "composite"), parts, strict=True))
+
+
+def view_pair(loader: SampleLoader, foreground: str, background: str) -> PairView:
+    """Read a pair's clips and blend them.
+
+    Raises:
+        StorageError: a clip's file is missing or damaged.
+    """
+    blended_THWC, label_L = loader.blend(Sample(foreground, background))
+    front, back = loader.store.read(foreground), loader.store.read(background)
+    _, height, width, _ = back.frames_THWC.shape
+    frames_THWC, mask_THW = place(front.frames_THWC, pasted(front.planes, loader.settings), height, width)
+    weight = float(label_L[loader.labels[foreground]])
+    return PairView(frames_THWC, mask_THW, back.frames_THWC, back.background_THWC, blended_THWC, weight)
 
 
 def draw_sheets(
@@ -42,8 +86,9 @@ def draw_sheets(
 
 
 def draw_sheet(pairs: pd.DataFrame, store: ClipStore, settings: CompositeSettings) -> Figure:
-    """Draw pairs (columns foreground, background, score) from top to bottom."""
-    rows = [_row(pair, store, settings) for pair in pairs.itertuples()]
+    """Draw pairs (columns foreground, background and, if they are scored, score) from top to bottom."""
+    loader = SampleLoader(store, settings, crop=1)  # of no effect: whole frames are drawn
+    rows = [_row(pair, loader) for pair in pairs.itertuples()]
     # A tall video must not stretch the sheet without end.
     heights = [TILE * min(2.0, tiles[0][1].shape[0] / tiles[0][1].shape[1]) for _, tiles in rows]
     header = [name for name, _ in rows[0][1]]
@@ -69,29 +114,20 @@ def draw_sheet(pairs: pd.DataFrame, store: ClipStore, settings: CompositeSetting
     return figure
 
 
-def _row(pair: Any, store: ClipStore, settings: CompositeSettings) -> tuple[str, list[Tile]]:
-    foreground, background = store.read(pair.foreground), store.read(pair.background)
-    _, height, width, _ = background.background_THWC.shape
-    frames_THWC, masks_THW = place(foreground.frames_THWC, pasted(foreground.planes, settings), height, width)
-    mixed = mix(foreground, background, settings, np.random.default_rng(0))
-    last = len(mixed.frames_THWC) - 1
-    mask_HWC = np.repeat(masks_THW[last // 2, :, :, None].astype(np.uint8) * 255, 3, axis=2)
-    tiles = [
-        ("foreground", frames_THWC[last // 2]),
-        ("mask", mask_HWC),
-        ("clean background", background.background_THWC[last // 2]),
-        *(
-            (f"composite, {name}", mixed.frames_THWC[t])
-            for name, t in (("first", 0), ("middle", last // 2), ("last", last))
-        ),
-    ]
-    return _caption(pair, mixed.weight, store), tiles
+def _row(pair: Any, loader: SampleLoader) -> tuple[str, list[Tile]]:
+    view = view_pair(loader, pair.foreground, pair.background)
+    last = len(view.composite_THWC) - 1
+    tiles = [(name, clip_THWC[last // 2]) for name, clip_THWC in view.tiles.items() if name != "composite"]
+    moments = (("first", 0), ("middle", last // 2), ("last", last))
+    tiles += [(f"composite, {name}", view.composite_THWC[t]) for name, t in moments]
+    return _caption(pair, view.weight, loader.store), tiles
 
 
 def _caption(pair: Any, weight: float, store: ClipStore) -> str:
     index = store.index.set_index("id")["class_name"]
     names = [_short(index[clip]) for clip in (pair.foreground, pair.background)]
-    return f"{names[0]}  on  {names[1]}      ω {pair.score:.3f}      λ {weight:.2f}"
+    score = f"      ω {pair.score:.3f}" if hasattr(pair, "score") else ""
+    return f"{names[0]}  on  {names[1]}{score}      λ {weight:.2f}"
 
 
 def _short(name: str) -> str:

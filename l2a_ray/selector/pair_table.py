@@ -46,7 +46,8 @@ def open_pairs(path: Path) -> pq.ParquetFile:
     try:
         return pq.ParquetFile(path)
     except (OSError, pa.ArrowInvalid) as error:
-        raise StageError(f"{path}: cannot be read ({error}). Run `l2a match` again") from error
+        advice = f"Delete the folder {path.parent} and run `l2a {path.parent.name}` again"
+        raise StageError(f"{path}: cannot be read ({error}). {advice}") from error
 
 
 def check_clips(path: Path, clips: ClipVectors) -> None:
