@@ -3,10 +3,10 @@
     python benchmarks/prepare.py PATH [--clips 600] [--kind motion]
 
 PATH is a folder data set (PATH/train/<class>/*.mp4, as `l2a generate` writes it). Its training videos, under as many
-other names (links) as it takes to have so many clips, are prepared by the same functions three times in turn: in a plain
-loop in this process, by Ray Data with one CPU, and with two. Times are those of the clips alone, from the first one done to the
-last, so that starting Ray and its processes does not count. Memory is the driver's and the workers' largest
-proportional share (PSS), sampled while the clips stream through.
+other names (links) as it takes to have so many clips, are prepared by the same functions three times in turn: in a
+plain loop in this process, by Ray Data with one CPU, and with two. Times are those of the clips alone, from the first
+one done to the last, so that starting Ray and its processes does not count. Memory is the largest proportional share
+(PSS) of all processes, and of the driver's own, sampled while the clips stream through.
 
 Measured:
 TABLE
@@ -28,12 +28,13 @@ import psutil  # type: ignore[import-untyped]
 import ray
 
 from l2a_ray.clips import prepare as preparation
+from l2a_ray.inpaint import build_inpainter
 from l2a_ray.segment import SegmentSettings, build_segmenter
 from l2a_ray.session import OBJECT_STORE_BYTES, quieten
 from l2a_ray.videos.catalog import Video
 from l2a_ray.videos.decode import DecodeSettings
 
-PARTS = ("decode", "segment", "inpaint", "write_clip")
+PARTS = ("decode", "write_clip")  # the others are handed to prepare_clip
 
 
 def linked(root: Path, folder: Path, count: int) -> list[Video]:
@@ -47,23 +48,24 @@ def linked(root: Path, folder: Path, count: int) -> list[Video]:
     return videos
 
 
+def counting(name: str, function: Callable[..., Any], seconds: dict[str, float]) -> Callable[..., Any]:
+    """Count the seconds that a function takes."""
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        start = time.perf_counter()
+        try:
+            return function(*args, **kwargs)
+        finally:
+            seconds[name] += time.perf_counter() - start
+
+    return call
+
+
 @contextmanager
 def timed(seconds: dict[str, float]) -> Iterator[None]:
-    """Count the seconds that the parts of `prepare_clip` take."""
-
-    def counting(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*args: Any, **kwargs: Any) -> Any:
-            start = time.perf_counter()
-            try:
-                return function(*args, **kwargs)
-            finally:
-                seconds[name] += time.perf_counter() - start
-
-        return call
-
-    kept = {name: getattr(preparation, name) for name in PARTS if name != "segment"}
+    kept = {name: getattr(preparation, name) for name in PARTS}
     for name, function in kept.items():
-        setattr(preparation, name, counting(name, function))
+        setattr(preparation, name, counting(name, function, seconds))
     yield
     for name, function in kept.items():
         setattr(preparation, name, function)
@@ -71,20 +73,14 @@ def timed(seconds: dict[str, float]) -> Iterator[None]:
 
 def in_a_loop(videos: list[Video], settings: preparation.PrepareSettings, data: Path) -> tuple[float, dict[str, float]]:
     seconds: dict[str, float] = defaultdict(float)
-    segment = build_segmenter(settings.segment)
-
-    def segmenter(clip: Any) -> Any:
-        start = time.perf_counter()
-        instances = segment(clip)
-        seconds["segment"] += time.perf_counter() - start
-        return instances
-
+    segmenter = counting("segment", build_segmenter(settings.segment), seconds)
+    inpainter = counting("inpaint", build_inpainter(settings.inpaint), seconds)
     with timed(seconds):
-        preparation.prepare_or_fail(videos[0], settings, segmenter, data)
+        preparation.prepare_or_fail(videos[0], settings, segmenter, inpainter, data)
         seconds.clear()
         start = time.perf_counter()
         for video in videos[1:]:
-            preparation.prepare_or_fail(video, settings, segmenter, data)
+            preparation.prepare_or_fail(video, settings, segmenter, inpainter, data)
         took = time.perf_counter() - start
     seconds["rest"] = took - sum(seconds.values())
     return (len(videos) - 1) / took, seconds

@@ -3,8 +3,9 @@
     python benchmarks/segmentation.py PATH [--clips 60] [--weights FILE]
 
 PATH holds J-HMDB's videos/, masks/ and splits/. Clips are drawn evenly from all classes and decoded to 8 frames of
-short side 128; what a segmenter calls people is compared with the true mask of each frame. IoU is the mean over frames of
-intersection over union; "found" is the share of frames in which it exceeds one half; seconds are those of one thread.
+short side 128; what a segmenter calls people is compared with the true mask of each frame. IoU is the mean over frames
+of intersection over union; "found" is the share of frames in which it exceeds one half; seconds are those of one
+thread.
 
 Measured on 63 clips. `precomputed` reads the very masks that it is compared with, so its row only shows that the
 measure is right. Mask R-CNN and mmdet's networks have no row: their weights were not at hand.

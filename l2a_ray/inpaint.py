@@ -1,23 +1,30 @@
 """Frames and masks in, clean background out: what the scene looks like without the masked objects.
 
-A masked pixel takes the median of the colours seen at its place in the frames where it is not masked. What is masked at
-every time is filled once, by OpenCV's inpainting of the median image. So a filled pixel has one colour for the whole
-clip: on a still camera there is no flicker. Unmasked pixels keep their own values, so the scene goes on moving. Nothing
-compensates for a moving camera: there, what is filled stays in place while the scene around it moves.
+A masked pixel takes the median of the colours seen at its place in the frames where it is not masked. Where the camera
+moves, the frames are first laid on one canvas that stands still (``camera.py``; masked pixels do not lead it), and what
+the canvas shows is carried back to each frame. What is masked at every time is filled once on that canvas: by OpenCV's
+inpainting, or by a learned inpainter. So what is filled has one colour for the whole clip and moves with the scene: it
+does not flicker. Unmasked pixels keep their own values, so the scene goes on moving.
 
 Axes: T time, H height, W width, C channel.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from functools import partial
+from typing import Literal, Protocol
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from l2a_ray.camera import IDENTITY, alignments, shared_canvas
 from l2a_ray.errors import SettingError
 
+SpatialFill = Callable[[NDArray[np.uint8], NDArray[np.bool_]], NDArray[np.uint8]]
+"""Takes an image (H, W, C) and which of its pixels are unknown (H, W); returns it with those filled."""
 _METHODS = {"telea": cv2.INPAINT_TELEA, "navier_stokes": cv2.INPAINT_NS}
+_KINDS = ("temporal", "torchscript")
 
 
 class NoBackgroundError(ValueError):
@@ -28,14 +35,23 @@ class NoBackgroundError(ValueError):
 class InpaintSettings:
     """How objects are removed from their own scene."""
 
+    kind: Literal["temporal", "torchscript"] = "temporal"
+    """Colours of other times first, always; what is masked at every time is filled by OpenCV (``temporal``) or by the
+    learned inpainter of `model` (``torchscript``)."""
+    model: str | None = None
+    """TorchScript file of ``torchscript``, in the form of `big-lama.pt`; ``learned_fill.py`` describes it."""
+    compensate: bool = True
+    """Whether frames are aligned before they lend each other colours. It changes nothing on a still camera. Ours."""
     dilate: int = 2
     """Pixels by which masks grow first, in [0, 64]: their soft borders carry the object's colour. Ours."""
     spatial: Literal["telea", "navier_stokes"] = "telea"
-    """OpenCV's method for pixels that are masked at every time. Ours."""
+    """OpenCV's method for pixels that are masked at every time, for ``temporal``. Ours."""
     radius: float = 3.0
     """Neighbourhood of the spatial method in pixels, in [1, 100]. OpenCV's examples."""
 
     def __post_init__(self) -> None:
+        if self.kind not in _KINDS:
+            raise SettingError("inpaint.kind", self.kind, f"must be one of {', '.join(_KINDS)}")
         if not 0 <= self.dilate <= 64:
             raise SettingError("inpaint.dilate", self.dilate, "must be between 0 and 64 pixels")
         if self.spatial not in _METHODS:
@@ -44,8 +60,39 @@ class InpaintSettings:
             raise SettingError("inpaint.radius", self.radius, "must be between 1 and 100 pixels")
 
 
+class Inpainter(Protocol):
+    """Removes the masked pixels of a clip."""
+
+    def __call__(self, frames_THWC: NDArray[np.uint8], masks_THW: NDArray[np.bool_], /) -> NDArray[np.uint8]:
+        """Return the background, uint8 (T, H, W, C), equal to the frames wherever nothing had to be filled.
+
+        Raises:
+            ValueError: shapes disagree, or no background is seen at any time.
+        """
+        ...
+
+
+def build_inpainter(settings: InpaintSettings) -> Inpainter:
+    """Make the inpainter that the settings name.
+
+    Raises:
+        SettingError: the file of the learned inpainter is not named, is missing, or is of another kind.
+    """
+    if settings.kind == "temporal":
+        return partial(inpaint, settings=settings)
+    if settings.model is None:
+        reason = "must name a TorchScript file such as big-lama.pt for inpaint.kind=torchscript"
+        raise SettingError("inpaint.model", settings.model, reason)
+    from l2a_ray.learned_fill import LearnedFill  # not before it is asked for: PyTorch takes seconds to import
+
+    return partial(inpaint, settings=settings, fill=LearnedFill(settings.model))
+
+
 def inpaint(
-    frames_THWC: NDArray[np.uint8], masks_THW: NDArray[np.bool_], settings: InpaintSettings
+    frames_THWC: NDArray[np.uint8],
+    masks_THW: NDArray[np.bool_],
+    settings: InpaintSettings,
+    fill: SpatialFill | None = None,
 ) -> NDArray[np.uint8]:
     """Remove the masked pixels of a clip.
 
@@ -53,6 +100,7 @@ def inpaint(
         frames_THWC: uint8 frames.
         masks_THW: what to remove, bool.
         settings: see InpaintSettings.
+        fill: what fills the pixels that are masked at every time; OpenCV by default.
 
     Returns:
         Background, uint8 (T, H, W, C); a new array, equal to the frames wherever the grown masks are not.
@@ -68,12 +116,49 @@ def inpaint(
         raise NoBackgroundError("the masks cover every pixel at every time: no background is ever seen")
     if not masked_THW.any():
         return frames_THWC.copy()
-    clean_HWC, seen_HW = temporal_median(frames_THWC, ~masked_THW)
-    if not seen_HW.all():
-        unseen_HW = (seen_HW == 0).astype(np.uint8)
-        filled_HWC = cv2.inpaint(clean_HWC, unseen_HW, settings.radius, _METHODS[settings.spatial])
-        clean_HWC = filled_HWC.astype(np.uint8, copy=False)
-    return np.where(masked_THW[..., None], clean_HWC, frames_THWC)
+    fill = fill or partial(_opencv_fill, settings=settings)
+    maps = alignments(frames_THWC, masked_THW) if settings.compensate else []
+    if all(map_ is IDENTITY for map_ in maps):
+        clean_HWC = _clean(frames_THWC, ~masked_THW, fill)
+        return np.where(masked_THW[..., None], clean_HWC, frames_THWC)
+    return np.where(masked_THW[..., None], _clean_moving(frames_THWC, ~masked_THW, maps, fill), frames_THWC)
+
+
+def _clean(frames_THWC: NDArray[np.uint8], known_THW: NDArray[np.bool_], fill: SpatialFill) -> NDArray[np.uint8]:
+    """One image of a scene that stands still in its frames."""
+    clean_HWC, seen_HW = temporal_median(frames_THWC, known_THW)
+    return clean_HWC if seen_HW.all() else fill(clean_HWC, seen_HW == 0)
+
+
+def _clean_moving(
+    frames_THWC: NDArray[np.uint8],
+    known_THW: NDArray[np.bool_],
+    maps: list[NDArray[np.float64]],
+    fill: SpatialFill,
+) -> NDArray[np.uint8]:
+    """The scene as each frame sees it, (T, H, W, C). The maps lay the frames on the middle one."""
+    size = frames_THWC.shape[2], frames_THWC.shape[1]
+    maps, canvas = shared_canvas(maps, *size)
+    # A place is known where all four pixels that it is mixed from are: no colour of a masked one gets in.
+    known = [
+        cv2.warpAffine(known_HW.view(np.uint8) * 255, map_, canvas)
+        for known_HW, map_ in zip(known_THW, maps, strict=True)
+    ]
+    aligned = [
+        cv2.warpAffine(frame_HWC, map_, canvas, borderMode=cv2.BORDER_REPLICATE)
+        for frame_HWC, map_ in zip(frames_THWC, maps, strict=True)
+    ]
+    clean_HWC = _clean(np.stack(aligned).astype(np.uint8, copy=False), np.stack(known) == 255, fill)
+    back = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    seen = [cv2.warpAffine(clean_HWC, map_, size, flags=back, borderMode=cv2.BORDER_REPLICATE) for map_ in maps]
+    return np.stack(seen).astype(np.uint8, copy=False)
+
+
+def _opencv_fill(
+    image_HWC: NDArray[np.uint8], unknown_HW: NDArray[np.bool_], settings: InpaintSettings
+) -> NDArray[np.uint8]:
+    filled_HWC = cv2.inpaint(image_HWC, unknown_HW.view(np.uint8), settings.radius, _METHODS[settings.spatial])
+    return filled_HWC.astype(np.uint8, copy=False)
 
 
 def temporal_median(

@@ -68,7 +68,7 @@ def make_run(root: Path) -> tuple[Settings, ClipStore, pd.DataFrame]:
     mask_THW = np.zeros((FRAMES, HEIGHT, WIDTH), dtype=np.bool_)
     mask_THW[:, 4:16, 6:16] = True
     for number, clip_id in enumerate(store.index["id"]):
-        clip = StoredClip(smooth(number, HEIGHT, WIDTH), smooth(number + 99, HEIGHT, WIDTH), Planes(*[mask_THW] * 3))
+        clip = StoredClip(smooth(number, HEIGHT, WIDTH), smooth(number + 99, HEIGHT, WIDTH), Planes(*[mask_THW] * 4))
         write_clip(store.data, clip_id, clip, {"k": "v"})
     train = store.rows("train").head(5)
     pairs = train.merge(train, how="cross", suffixes=("_f", "_b")).query("label_f != label_b")
@@ -156,7 +156,7 @@ def test_one_clip_that_cannot_be_read_is_its_own_failure(tmp_path: Path) -> None
     loader = SampleLoader(store, CompositeSettings(), crop=1)
     clip_path(store.data, second).write_bytes(b"half of a clip")
     clip = store.read(third)
-    planes = Planes(*(plane[:2] for plane in (clip.planes.objects, clip.planes.people, clip.planes.boxes)))
+    planes = Planes(*(plane[:2] for plane in vars(clip.planes).values()))
     write_clip(store.data, third, StoredClip(clip.frames_THWC[:2], clip.background_THWC[:2], planes), {})
     for other, words in ((second, f"{second}.safetensors"), (third, "ValueError"), ("gone", "gone.safetensors")):
         row = {"file": "a.mp4", "foreground": first, "background": other, "frame_count": 24, "rate": 12.0}

@@ -24,8 +24,8 @@ from l2a_ray.clips.store import (
     clip_path,
     write_index,
 )
-from l2a_ray.errors import DatasetError, StageError, StorageError
-from l2a_ray.inpaint import InpaintSettings, inpaint
+from l2a_ray.errors import DatasetError, SettingError, StageError, StorageError
+from l2a_ray.inpaint import InpaintSettings, build_inpainter
 from l2a_ray.segment import SegmentSettings
 from l2a_ray.segment.base import Instances, people
 from l2a_ray.segment.motion import MotionSegmenter, MotionSettings
@@ -38,6 +38,7 @@ from l2a_ray.videos.generate import GenerateSettings, generate
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:ray.data")
 
 SETTINGS = PrepareSettings(decode=DecodeSettings(frames=4, size=32), segment=SegmentSettings(kind="motion"))
+INPAINTER = build_inpainter(SETTINGS.inpaint)
 GENERATE = GenerateSettings(width=48, height=40, frames=8, train_per_class=2, test_per_class=1)
 ODD_NAMES = ('it\'s a "wäve" 100%d.mp4', "波 -f.mp4", "a:b?c#d.mp4")
 
@@ -70,9 +71,7 @@ def times(store: ClipStore) -> dict[str, int]:
 # --- without Ray
 
 
-def test_segmentation_and_inpainting_run_once_a_video(
-    videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_segmentation_and_inpainting_run_once_a_video(videos: Path, tmp_path: Path) -> None:
     segmented, inpainted = Counter[str](), list[int]()
     segmenter = MotionSegmenter(MotionSettings())
 
@@ -80,15 +79,13 @@ def test_segmentation_and_inpainting_run_once_a_video(
         segmented[clip.path] += 1
         return segmenter(clip)
 
-    def counting_inpaint(
-        frames: NDArray[np.uint8], masks: NDArray[np.bool_], settings: InpaintSettings
-    ) -> NDArray[np.uint8]:
+    def counting_inpainter(frames: NDArray[np.uint8], masks: NDArray[np.bool_]) -> NDArray[np.uint8]:
         inpainted.append(len(frames))
-        return inpaint(frames, masks, settings)
+        return INPAINTER(frames, masks)
 
-    monkeypatch.setattr("l2a_ray.clips.prepare.inpaint", counting_inpaint)
     found = catalog(videos)
-    rows = [prepare_or_fail(video, SETTINGS, counting_segmenter, tmp_path / "data") for video in found.videos]
+    tools = counting_segmenter, counting_inpainter
+    rows = [prepare_or_fail(video, SETTINGS, *tools, tmp_path / "data") for video in found.videos]
     assert segmented == Counter(video.path for video in found.videos) and inpainted == [4] * len(found.videos)
     assert [row["id"] for row in rows] == [video.id for video in found.videos]
     assert all(INDEX_DTYPES.keys() == row.keys() for row in rows)
@@ -101,7 +98,7 @@ def test_unforeseen_failure_of_one_video_is_its_own(tmp_path: Path) -> None:
     def broken(clip: Clip) -> Instances:
         raise RuntimeError("no such operator")
 
-    row = prepare_or_fail(video, SETTINGS, broken, tmp_path / "data")
+    row = prepare_or_fail(video, SETTINGS, broken, INPAINTER, tmp_path / "data")
     assert row["cause"] == "RuntimeError: no such operator" and row["advice"]
     assert set(row) >= set(FAILED_COLUMNS) and not (tmp_path / "data").exists()
 
@@ -115,11 +112,18 @@ def test_a_mask_of_nothing_or_everything_is_remarked(everything: bool, remark: s
         masks = np.ones(clip.frames_THWC.shape[:3], dtype=np.bool_)[: None if everything else 0]
         return people(masks, np.arange(len(masks)), np.ones(len(masks), np.float32), len(clip.frames_THWC))
 
-    row = prepare_or_fail(video, SETTINGS, segmenter, tmp_path / "data")
+    row = prepare_or_fail(video, SETTINGS, segmenter, INPAINTER, tmp_path / "data")
     assert (row["remark"], row["foreground_ratio"], row["people_ratio"]) == (remark, everything, everything)
     write_index(tmp_path, "data", ("walk",), pd.DataFrame([row]), pd.DataFrame(columns=list(FAILED_COLUMNS)))
     stored = ClipStore(tmp_path).read(video.id)
     np.testing.assert_array_equal(stored.background_THWC, stored.frames_THWC)
+
+
+def test_missing_inpainter_is_told_before_any_work(videos: Path, tmp_path: Path) -> None:
+    settings = replace(SETTINGS, inpaint=InpaintSettings(kind="torchscript", model=str(tmp_path / "gone.pt")))
+    with pytest.raises(SettingError, match=r"inpaint\.model=.*no such file"):
+        prepare(catalog(videos), settings, tmp_path / "store")
+    assert not (tmp_path / "store").exists()
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,7 @@ from l2a_ray.clips.store import (
 )
 from l2a_ray.errors import DatasetError, L2AError, StageError, StorageError, VideoError
 from l2a_ray.files import write_json
-from l2a_ray.inpaint import InpaintSettings, NoBackgroundError, inpaint
+from l2a_ray.inpaint import Inpainter, InpaintSettings, NoBackgroundError, build_inpainter
 from l2a_ray.run import decisive
 from l2a_ray.segment import SegmentSettings, build_segmenter
 from l2a_ray.segment.base import Planes, Segmenter
@@ -66,7 +66,8 @@ def prepare(catalog: Catalog, settings: PrepareSettings, root: Path) -> ClipStor
         DatasetError: not one video of a class could be used for training.
     """
     data = root / "data"
-    build_segmenter(settings.segment)  # its complaints (a missing folder, say) belong before any work
+    build_segmenter(settings.segment)  # complaints (a missing folder, say) belong before any work
+    build_inpainter(settings.inpaint)
     _claim(data, settings)
     known = _known(root)
     done = {video.id: row for video in catalog.videos if (row := _finished(data, video, known)) is not None}
@@ -142,7 +143,9 @@ def _stream(videos: list[Video], settings: PrepareSettings, data: Path) -> Itera
     def work(row: Row) -> Row:
         # A JSON string a row: clips and failures have different columns, which the blocks of one table may not have.
         try:
-            made = prepare_or_fail(Video(**row), settings, _segmenter(settings.segment), data)
+            made = prepare_or_fail(
+                Video(**row), settings, _segmenter(settings.segment), _inpainter(settings.inpaint), data
+            )
         except StorageError as error:  # an exception would reach the driver as text inside another one
             made = {"fatal": str(error)}
         return {"row": json.dumps(made)}
@@ -169,14 +172,22 @@ def _segmenter(settings: SegmentSettings) -> Segmenter:
     return build_segmenter(settings)
 
 
-def prepare_or_fail(video: Video, settings: PrepareSettings, segmenter: Segmenter, data: Path) -> Row:
+@cache
+def _inpainter(settings: InpaintSettings) -> Inpainter:
+    """Build the inpainter once a worker process."""
+    return build_inpainter(settings)
+
+
+def prepare_or_fail(
+    video: Video, settings: PrepareSettings, segmenter: Segmenter, inpainter: Inpainter, data: Path
+) -> Row:
     """Prepare one video; return its index row, or a row of ``failed.parquet`` that says why it cannot be used.
 
     Raises:
         StorageError: the store cannot be written, which no other video would survive either.
     """
     try:
-        return prepare_clip(video, settings, segmenter, data)
+        return prepare_clip(video, settings, segmenter, inpainter, data)
     except StorageError:
         raise
     except VideoError as error:
@@ -187,7 +198,9 @@ def prepare_or_fail(video: Video, settings: PrepareSettings, segmenter: Segmente
     return asdict(video) | {"cause": cause, "advice": advice, "source_size": int(size), "source_mtime_ns": int(changed)}
 
 
-def prepare_clip(video: Video, settings: PrepareSettings, segmenter: Segmenter, data: Path) -> Row:
+def prepare_clip(
+    video: Video, settings: PrepareSettings, segmenter: Segmenter, inpainter: Inpainter, data: Path
+) -> Row:
     """Decode, segment, inpaint and write one video; return its index row.
 
     Raises:
@@ -197,7 +210,7 @@ def prepare_clip(video: Video, settings: PrepareSettings, segmenter: Segmenter, 
     size, changed = _stamp(video.path)
     clip = decode(video.path, settings.decode)
     planes = segmenter(clip).planes()
-    background_THWC, remark = _background(clip, planes, settings.inpaint)
+    background_THWC, remark = _background(clip, planes, inpainter)
     metadata: Row = {
         "frame_count": clip.frame_count,
         "rate": clip.rate,
@@ -215,10 +228,10 @@ def prepare_clip(video: Video, settings: PrepareSettings, segmenter: Segmenter, 
     return asdict(video) | metadata
 
 
-def _background(clip: Clip, planes: Planes, settings: InpaintSettings) -> tuple[NDArray[np.uint8], str]:
+def _background(clip: Clip, planes: Planes, inpainter: Inpainter) -> tuple[NDArray[np.uint8], str]:
     """Return the clean background, and what the index should remark of the clip."""
     try:
-        background_THWC = inpaint(clip.frames_THWC, planes.objects, settings)
+        background_THWC = inpainter(clip.frames_THWC, planes.objects)
     except NoBackgroundError:
         return clip.frames_THWC, NO_BACKGROUND
     return background_THWC, "" if planes.objects.any() else NO_FOREGROUND

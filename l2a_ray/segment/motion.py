@@ -13,25 +13,18 @@ Axes: T time, H height, W width, C channel, N instances over all frames of a cli
 
 from dataclasses import dataclass
 from functools import reduce
-from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from l2a_ray.camera import alignments, shared_canvas
 from l2a_ray.errors import SettingError
 from l2a_ray.inpaint import temporal_median
 from l2a_ray.segment.base import Instances, people
 from l2a_ray.videos.decode import Clip
 
-_IDENTITY = np.eye(2, 3)
-_POINTS_ACROSS = 12  # of the grid that is followed from frame to frame
-_WINDOW, _LEVELS = 9, 3  # of Lucas-Kanade: finds shifts up to some 9 * 2^3 / 2 pixels
-_INLIER_PIXELS = 1.5
-_INLIER_SHARE = 0.2  # of the grid: so many points must agree, more than an actor usually covers
-_GAIN = 0.9  # an alignment must lower the difference to below this share of the unaligned one's, else the actor led it
 _MIN_SEEN = 3  # of two frames one cannot tell which shows the background
-_MIN_SIDE = 16  # smaller frames are not aligned: no room for the windows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,7 +109,7 @@ def _background(
     frames_THWC: NDArray[np.uint8],
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8], list[NDArray[np.float64]]]:
     """Least and greatest background values around each pixel of the canvas, and the maps from the frames onto it."""
-    maps, canvas = _shared_canvas(_alignments(frames_THWC), frames_THWC.shape[2], frames_THWC.shape[1])
+    maps, canvas = shared_canvas(alignments(frames_THWC), frames_THWC.shape[2], frames_THWC.shape[1])
     full_HW = np.full(frames_THWC.shape[1:3], 255, dtype=np.uint8)
     known_THW = np.stack([cv2.warpAffine(full_HW, map_, canvas) for map_ in maps]) == 255
     aligned = [cv2.warpAffine(frame_HWC, map_, canvas) for frame_HWC, map_ in zip(frames_THWC, maps, strict=True)]
@@ -126,75 +119,3 @@ def _background(
     few_HW = count_HW < _MIN_SEEN
     low_HWC[few_HW], high_HWC[few_HW] = 0, 255
     return low_HWC, high_HWC, maps
-
-
-def _alignments(frames_THWC: NDArray[np.uint8]) -> list[NDArray[np.float64]]:
-    """For each frame the 2 x 3 matrix that maps it onto the middle frame."""
-    grey = [cv2.cvtColor(frame_HWC, cv2.COLOR_RGB2GRAY) for frame_HWC in frames_THWC]
-    middle = len(grey) // 2
-    height, width = grey[middle].shape
-    if min(height, width) < _MIN_SIDE:
-        return [_IDENTITY] * len(grey)
-    step = max(height, width) / _POINTS_ACROSS
-    y, x = np.mgrid[step / 2 : height : step, step / 2 : width : step]
-    points_P12 = np.stack([x.ravel(), y.ravel()], axis=-1).astype(np.float32)[:, None]
-    maps = [_IDENTITY] * len(grey)
-    for t in range(middle + 1, len(grey)):
-        maps[t] = _align(grey[t], grey[middle], points_P12, maps[t - 1])
-    for t in reversed(range(middle)):
-        maps[t] = _align(grey[t], grey[middle], points_P12, maps[t + 1])
-    return maps
-
-
-def _align(
-    image_HW: NDArray[np.uint8],
-    target_HW: NDArray[np.uint8],
-    points_P12: NDArray[np.float32],
-    neighbour: NDArray[np.float64],
-) -> NDArray[np.float64]:
-    """Matrix that maps the image onto the target, searched from the neighbouring frame's; the identity unless better.
-
-    On a plain scene most of the points that can be followed are the actor's: what they agree on is no camera motion.
-    """
-    start_P12 = cv2.transform(points_P12, cv2.invertAffineTransform(neighbour)).astype(np.float32)
-    found_P12, status_P1, _ = cv2.calcOpticalFlowPyrLK(
-        target_HW,
-        image_HW,
-        points_P12,
-        start_P12,
-        winSize=(_WINDOW, _WINDOW),
-        maxLevel=_LEVELS,
-        flags=cv2.OPTFLOW_USE_INITIAL_FLOW,
-    )
-    good_P = status_P1[:, 0] == 1
-    least = max(4, round(_INLIER_SHARE * len(good_P)))
-    if good_P.sum() < least:
-        return _IDENTITY
-    map_, inlier_P1 = cv2.estimateAffinePartial2D(
-        found_P12[good_P], points_P12[good_P], ransacReprojThreshold=_INLIER_PIXELS
-    )
-    if map_ is None or inlier_P1.sum() < least:
-        return _IDENTITY
-    size = target_HW.shape[1], target_HW.shape[0]
-    moved_HW = cv2.warpAffine(image_HW, map_, size, borderMode=cv2.BORDER_REPLICATE)
-    better = _cost(moved_HW, target_HW) < _GAIN * _cost(image_HW, target_HW)
-    return np.asarray(map_, dtype=np.float64) if better else _IDENTITY
-
-
-def _cost(image_HW: NDArray[Any], target_HW: NDArray[np.uint8]) -> float:
-    """Mean absolute difference, cut off so that a moving actor counts by its area and not by its contrast."""
-    return float(np.minimum(cv2.absdiff(image_HW, target_HW), 20).mean())
-
-
-def _shared_canvas(
-    maps: list[NDArray[np.float64]], width: int, height: int
-) -> tuple[list[NDArray[np.float64]], tuple[int, int]]:
-    """Shift the maps so that all frames fall on one canvas, of at most twice the frame's sides; its (width, height)."""
-    side = np.array([width, height])
-    corners = np.array([[0, 0, 1], [width - 1, 0, 1], [0, height - 1, 1], [width - 1, height - 1, 1]])
-    reached = np.concatenate([corners @ map_.T for map_ in maps])
-    first = np.floor(np.clip(reached.min(axis=0), -side / 2, 0))
-    last = np.ceil(np.clip(reached.max(axis=0), side - 1, 1.5 * side))
-    shift = np.column_stack([np.zeros((2, 2)), -first])
-    columns, rows = (last - first + 1).astype(int)
-    return [map_ + shift for map_ in maps], (int(columns), int(rows))
