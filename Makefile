@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 SOURCES := l2a_ray envs benchmarks tests
 
-.PHONY: demo test test-slow checks format lint types lock clean
+.PHONY: demo test test-slow checks format lint types openmmlab lock clean
 
 demo: .venv/ready
 	$(BIN)/l2a generate --root demo_videos
@@ -35,10 +35,17 @@ types: .venv/ready
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
 	touch $@
 
-# After a change of dependencies: exact versions with hashes.
+# mmdet's detectors and mmaction2's recognizers, without a compiler: docs/openmmlab.md.
+openmmlab: .venv/ready
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --require-hashes --requirement requirements-openmmlab.lock
+
+# After a change of dependencies: exact versions with hashes; the second file holds what the extra adds to the first.
 lock: .venv/ready
 	$(BIN)/uv pip compile --quiet pyproject.toml --group dev --generate-hashes --no-header --python-version 3.11 \
 		--output-file requirements.lock
+	$(BIN)/uv pip compile --quiet pyproject.toml --extra openmmlab --constraint requirements.lock --generate-hashes \
+		--no-header --python-version 3.11 --output-file requirements-openmmlab.lock \
+		$$(sed -n 's/^\([a-z0-9_.-]*\)==.*/--no-emit-package \1/p' requirements.lock)
 
 clean:
 	rm -rf .venv build dist *.egg-info

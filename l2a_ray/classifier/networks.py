@@ -1,23 +1,25 @@
-"""The networks that learn actions: torchvision's video models, and a small one of ours for CPUs.
+"""The networks that learn actions: torchvision's video models, a small one of ours for CPUs, and mmaction2's.
 
 Axes: B clips in a batch, T time, H height, W width, C channel, F features, L classes.
 """
 
 import logging
-import pickle
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn, cast
-from urllib.error import URLError
 
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from l2a_ray.classifier.settings import SMALL
+from l2a_ray.classifier.settings import MMACTION, SMALL
 from l2a_ray.classifier.settings import NetworkSettings as NetworkSettings
 from l2a_ray.errors import SettingError, StorageError
 from l2a_ray.files import write_bytes
+from l2a_ray.openmmlab import read_checkpoint
+from l2a_ray.weights import WeightsError, read_weights
 
 # Kinetics-400, RGB in [0, 1]: torchvision.transforms._presets.VideoClassification.
 MEAN = (0.43216, 0.394666, 0.37645)
@@ -33,18 +35,27 @@ class Network(nn.Module):
         backbone: maps normalised clips (B, C, T, H, W) to features (B, F).
         feature_size: F.
         num_classes: L.
+        mean: of red, green and blue over the clips that the network was made for, in [0, 1].
+        std: their standard deviation.
     """
 
     mean: Tensor
     scale: Tensor
 
-    def __init__(self, backbone: nn.Module, feature_size: int, num_classes: int) -> None:
+    def __init__(
+        self,
+        backbone: nn.Module,
+        feature_size: int,
+        num_classes: int,
+        mean: Sequence[float] = MEAN,
+        std: Sequence[float] = STD,
+    ) -> None:
         super().__init__()
         self.backbone = backbone
         self.head = nn.Linear(feature_size, num_classes)
         self.feature_size = feature_size
-        self.register_buffer("mean", 255 * torch.tensor(MEAN).view(3, 1, 1, 1), persistent=False)
-        self.register_buffer("scale", 1 / (255 * torch.tensor(STD).view(3, 1, 1, 1)), persistent=False)
+        self.register_buffer("mean", 255 * torch.tensor(mean).view(3, 1, 1, 1), persistent=False)
+        self.register_buffer("scale", 1 / (255 * torch.tensor(std).view(3, 1, 1, 1)), persistent=False)
         for layer in self.modules():
             if isinstance(layer, nn.Conv3d):
                 layer.weight.data = layer.weight.data.contiguous(memory_format=torch.channels_last_3d)
@@ -54,8 +65,13 @@ class Network(nn.Module):
         # A permuted uint8 clip already lies in channels_last_3d order: the cast to float is the only copy.
         x = (clips_BTHWC.permute(0, 4, 1, 2, 3).float() - self.mean) * self.scale
         with torch.autocast("cuda", dtype=torch.bfloat16, enabled=x.is_cuda):
-            features: Tensor = self.backbone(x)
+            features = self.run_backbone(x)
         return features.float()
+
+    def run_backbone(self, clips_BCTHW: Tensor) -> Tensor:
+        """Return features (B, F) of normalised clips."""
+        features: Tensor = self.backbone(clips_BCTHW)
+        return features
 
     def forward(self, clips_BTHWC: Tensor) -> Tensor:
         """Return logits, float32 (B, L), of uint8 clips."""
@@ -67,13 +83,19 @@ def build_network(settings: NetworkSettings, num_classes: int) -> Network:
     """Build a network; random weights come from torch's global generator, so seed that first.
 
     Raises:
+        MissingPackageError: mmaction2 is asked for and not installed.
         SettingError: the weights cannot be had, or belong to another network.
     """
-    if settings.name == SMALL:
-        backbone, feature_size, head_name = _small3d(settings.width), 8 * settings.width, "head"
+    network: Network
+    if settings.name == MMACTION:
+        from l2a_ray.classifier.recognizer import build_recognizer
+
+        network, head_name = build_recognizer(cast(str, settings.config), num_classes)
+    elif settings.name == SMALL:
+        network, head_name = Network(_small3d(settings.width), 8 * settings.width, num_classes), "head"
     else:
         backbone, feature_size, head_name = _torchvision(settings.name)
-    network = Network(backbone, feature_size, num_classes)
+        network = Network(backbone, feature_size, num_classes)
     if settings.weights is not None:
         _load_weights(network, settings, head_name)
     return network
@@ -95,7 +117,7 @@ def load_network(path: Path, settings: NetworkSettings, num_classes: int) -> Net
     Raises:
         StorageError: the file is missing or damaged, or holds another network or other classes.
     """
-    network = build_network(NetworkSettings(name=settings.name, width=settings.width), num_classes)
+    network = build_network(replace(settings, weights=None), num_classes)
     try:
         network.load_state_dict(safetensors.torch.load_file(path))
     except (OSError, SafetensorError, RuntimeError) as error:
@@ -147,9 +169,9 @@ def _torchvision(name: str) -> tuple[nn.Module, int, str]:
 
 
 def _load_weights(network: Network, settings: NetworkSettings, head_name: str) -> None:
-    """Load ``settings.weights`` into a network: our own state dict, or one of torchvision's."""
+    """Load ``settings.weights`` into a network: our own state dict, or one of torchvision's or mmaction2's."""
     state = _read_weights(settings)
-    if not any(key.startswith("backbone.") for key in state):
+    if not all(key.startswith(("backbone.", "head.")) for key in state):
         state = {_our_name(key, head_name): value for key, value in state.items()}
     own = network.state_dict()
     for part in ("weight", "bias"):
@@ -168,41 +190,21 @@ def _load_weights(network: Network, settings: NetworkSettings, head_name: str) -
 
 
 def _our_name(key: str, head_name: str) -> str:
-    """Return our name of a tensor in one of torchvision's state dicts."""
+    """Return our name of a tensor in a state dict of others."""
     return "head" + key.removeprefix(head_name) if key.startswith(head_name + ".") else f"backbone.{key}"
 
 
 def _read_weights(settings: NetworkSettings) -> dict[str, Tensor]:
     """Read a state dict from a file, or from torchvision's download."""
-    path = Path(cast(str, settings.weights))
-    try:
-        if path.suffix == ".safetensors":
-            return safetensors.torch.load_file(path)
-        if path.suffix in {".pth", ".pt"}:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-            if isinstance(state, dict) and all(isinstance(value, Tensor) for value in state.values()):
-                return state
-            _refuse(settings, "must hold a plain state dict: names and tensors, nothing around them")
-    except (OSError, SafetensorError, RuntimeError, pickle.UnpicklingError, EOFError) as error:
-        _refuse(
-            settings, f"cannot be read as weights ({str(error).splitlines()[0]}). Check the path, or fetch it again"
-        )
-    return _download(settings)
-
-
-def _download(settings: NetworkSettings) -> dict[str, Tensor]:
-    """Fetch torchvision's weights through its own loader."""
     from torchvision.models import get_model_weights
 
-    choices = {} if settings.name == SMALL else get_model_weights(settings.name).__members__
-    choice = choices.get(cast(str, settings.weights))
-    if choice is None:
-        names = ", ".join(choices) or "none for this network"
-        _refuse(settings, f"must be a .safetensors, .pth or .pt file, or torchvision's name of weights ({names})")
+    name = cast(str, settings.weights)
+    if settings.name == MMACTION and Path(name).suffix != ".safetensors":
+        return read_checkpoint(name, "classifier.network.weights")[0]
     try:
-        return dict(choice.get_state_dict(progress=False, check_hash=True))
-    except (OSError, URLError, RuntimeError) as error:
-        _refuse(settings, f"cannot be downloaded ({error}). Fetch {choice.url} by hand and name the file here")
+        return read_weights(name, None if settings.name in (SMALL, MMACTION) else get_model_weights(settings.name))
+    except WeightsError as error:
+        _refuse(settings, str(error))
 
 
 def _refuse(settings: NetworkSettings, reason: str) -> NoReturn:

@@ -19,6 +19,7 @@ NETWORKS = (
     "swin3d_s",
     "swin3d_t",
 )
+MMACTION = "mmaction2"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,16 +27,24 @@ class NetworkSettings:
     """Which classifier, how wide, and from which weights it starts."""
 
     name: str = "r3d_18"
-    """`small3d` (ours, for CPUs) or any of torchvision.models.video, as r3d_18 and r2plus1d_18 (paper 5.1)."""
+    """`small3d` (ours, for CPUs), any of torchvision.models.video, as r3d_18 and r2plus1d_18 (paper 5.1), or
+    `mmaction2`: the recognizer that `config` describes (docs/openmmlab.md)."""
+    config: str | None = None
+    """Config of `mmaction2`: a path, or the part of it below mmaction2's own configs. It is a program and is run."""
     width: int = 16
     """Channels of the first layer of `small3d`; the other networks have their published widths. Ours."""
     weights: str | None = None
     """None: random. `DEFAULT` or another of torchvision's names: its Kinetics-400 weights (downloaded). Else a
-    .safetensors, .pth or .pt file with a state dict of this network; a head of other classes is left out."""
+    .safetensors, .pth or .pt file with a state dict of this network; a head of other classes is left out. Of
+    `mmaction2`: one of its checkpoints, or our own file."""
 
     def __post_init__(self) -> None:
-        if self.name not in NETWORKS:
-            raise SettingError("classifier.network.name", self.name, f"must be one of {', '.join(NETWORKS)}")
+        names = (*NETWORKS, MMACTION)
+        if self.name not in names:
+            raise SettingError("classifier.network.name", self.name, f"must be one of {', '.join(names)}")
+        if (self.config is None) == (self.name == MMACTION):
+            reason = f"must name mmaction2's config if classifier.network.name is {MMACTION}, and nothing if it is not"
+            raise SettingError("classifier.network.config", self.config, reason)
         if self.width < 1:
             raise SettingError("classifier.network.width", self.width, "must be at least 1 channel")
 

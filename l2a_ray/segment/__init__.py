@@ -1,6 +1,7 @@
 """Finding the foreground: every segmenter turns a decoded clip into Instances (see base.py)."""
 
 from collections.abc import Callable
+from typing import cast
 
 from l2a_ray.errors import SettingError
 from l2a_ray.segment.base import Instances, Planes, Segmenter
@@ -16,6 +17,7 @@ def build_segmenter(settings: SegmentSettings) -> Segmenter:
 
     Raises:
         DatasetError: the folder of masks does not exist.
+        MissingPackageError: mmdet is asked for and not installed.
         SettingError: no folder of masks is named; a network's weights cannot be had, or are of another one.
     """
     return _BUILDERS[settings.kind](settings)
@@ -37,8 +39,16 @@ def _maskrcnn(settings: SegmentSettings) -> Segmenter:
     return DetectorSegmenter(detector, settings.detect)
 
 
+def _mmdet(settings: SegmentSettings) -> Segmenter:
+    from l2a_ray.segment.detect import DetectorSegmenter
+    from l2a_ray.segment.mmdet import MMDetDetector
+
+    return DetectorSegmenter(MMDetDetector(cast(str, settings.config), settings.checkpoint), settings.detect)
+
+
 _BUILDERS: dict[str, Callable[[SegmentSettings], Segmenter]] = {
     "maskrcnn": _maskrcnn,
+    "mmdet": _mmdet,
     "motion": lambda settings: MotionSegmenter(settings.motion),
     "precomputed": _precomputed,
 }

@@ -6,7 +6,7 @@ from typing import Literal, get_args
 from l2a_ray.errors import SettingError
 from l2a_ray.segment.motion import MotionSettings
 
-Kind = Literal["maskrcnn", "precomputed", "motion"]
+Kind = Literal["maskrcnn", "mmdet", "precomputed", "motion"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,12 +37,17 @@ class SegmentSettings:
     """Which segmenter finds the foreground, and what it needs."""
 
     kind: Kind = "maskrcnn"
-    """``maskrcnn``: people and objects by torchvision's Mask R-CNN (the paper's). ``precomputed``: masks from files.
-    ``motion``: what moves before its background, without weights."""
+    """``maskrcnn``: people and objects by torchvision's Mask R-CNN (the paper's). ``mmdet``: by any instance
+    segmentation of mmdet (docs/openmmlab.md). ``precomputed``: masks from files. ``motion``: what moves before its
+    background, without weights."""
     weights: str = "COCO_V1"
     """Of ``maskrcnn``: a state dict (.pth, .pt, .safetensors), or torchvision's name, which is downloaded once."""
+    config: str | None = None
+    """Of ``mmdet``: a config's path, or the part of it below mmdet's own configs. It is a program and is run."""
+    checkpoint: str | None = None
+    """Of ``mmdet``: the file of the weights that were trained by ``config``."""
     detect: DetectSettings = field(default_factory=DetectSettings)
-    """How the detections of ``maskrcnn`` become masks."""
+    """How the detections of ``maskrcnn`` and ``mmdet`` become masks."""
     gpus_per_worker: float = 0
     """GPUs, or a share of one, that each process which prepares videos reserves."""
     masks: str | None = None
@@ -56,3 +61,7 @@ class SegmentSettings:
             raise SettingError("segment.kind", self.kind, f"must be one of {', '.join(get_args(Kind))}")
         if self.gpus_per_worker < 0:
             raise SettingError("segment.gpus_per_worker", self.gpus_per_worker, "must not be negative")
+        if self.kind == "mmdet" and self.config is None:
+            raise SettingError("segment.config", None, "must name mmdet's config for segment.kind=mmdet")
+        if self.kind == "mmdet" and self.checkpoint is None:
+            raise SettingError("segment.checkpoint", None, "must name the file of the weights for segment.kind=mmdet")

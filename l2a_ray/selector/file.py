@@ -130,6 +130,7 @@ def _metadata(selector: Selector) -> dict[str, Any]:
         "backbone": {
             "name": backbone.name,
             "width": backbone.width,
+            "config": backbone.config,
             "classes": selector.backbone_classes,
             "crop": selector.crop,
             "hash": hash_weights(selector.backbone),
@@ -153,7 +154,9 @@ def _build(metadata: Mapping[str, Any], weights: Mapping[str, torch.Tensor]) -> 
         embedding=EmbeddingSettings(**metadata["embedding"]),
         classes=None if classes is None else tuple(classes),
         backbone=_part(weights, "backbone."),
-        backbone_settings=NetworkSettings(name=backbone["name"], width=backbone["width"]),
+        backbone_settings=NetworkSettings(
+            name=backbone["name"], width=backbone["width"], config=backbone.get("config")
+        ),
         backbone_classes=int(backbone["classes"]),
         crop=int(backbone["crop"]),
     )
