@@ -9,6 +9,7 @@ from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
 from l2a_ray.config import Settings
 from l2a_ray.errors import L2AError
+from l2a_ray.run import RunFolder
 from l2a_ray.videos.generate import GenerateSettings, generate
 
 STAGES = {
@@ -23,6 +24,8 @@ STAGES = {
     "preview": "look before you train: a page with videos and contact sheets of pairs, once match is complete",
     "export": "write the composites of selected or random pairs as mp4, for mmaction2 and torchvision",
 }
+LOOKERS = ("preview", "report")
+"""Stages that may run beside another: they only look at what is there, and write a folder of their own."""
 EXAMPLES = """
 examples:
   l2a run --config configs/demo.yaml
@@ -82,4 +85,9 @@ def _execute(parser: ArgumentParser, parsed: Namespace) -> None:
     # Here, not above: Ray, RLlib and PyTorch take seconds to import, which `--help` need not wait for.
     from l2a_ray import stages
 
-    getattr(stages, command.replace("-", "_"))(settings)
+    stage = getattr(stages, command.replace("-", "_"))
+    if command in LOOKERS:
+        stage(settings)
+        return
+    with RunFolder(settings.folder, settings.plain(), settings.seed).held():
+        stage(settings)

@@ -6,14 +6,17 @@ import os
 import platform
 import shutil
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import yaml
+from filelock import FileLock, Timeout
 
-from l2a_ray.errors import StageError
+from l2a_ray.errors import StageError, StorageError
 from l2a_ray.files import write_bytes, write_json
 
 logger = logging.getLogger(__name__)
@@ -42,6 +45,34 @@ class RunFolder:
         """Write ``config.yaml`` and ``environment.json``, which say how this run was made."""
         write_bytes(self.path / "config.yaml", yaml.safe_dump(_plain(self.settings), sort_keys=False).encode())
         write_json(self.path / "environment.json", _environment(self.seed))
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep other processes, on this machine or on others that share the folder, from running stages in it.
+
+        The lock is the operating system's, so it ends with the process that holds it, however that ends.
+
+        Raises:
+            StageError: another process holds it; the message says who.
+            StorageError: the folder cannot be written.
+        """
+        lock, owner = FileLock(self.path / ".lock", timeout=0, is_singleton=True), self.path / ".owner.json"
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock.acquire()
+        except Timeout as error:
+            about = json.loads(owner.read_text(encoding="utf-8")) if owner.is_file() else {}
+            who = ", ".join(f"{key} {value}" for key, value in about.items()) or "unknown"
+            reason = f"{self.path}: another process is at work in it ({who})"
+            raise StageError(f"{reason}. Wait for it, stop it, or choose another run name (--name)") from error
+        except OSError as error:
+            raise StorageError(f"{self.path}: cannot be written ({error.strerror}). Name another --runs") from error
+        try:
+            since = datetime.now(UTC).isoformat(timespec="seconds")
+            write_json(owner, {"host": platform.node(), "process": os.getpid(), "since": since})
+            yield
+        finally:
+            lock.release()
 
     def folder(self, stage: str) -> Path:
         """Return the folder of a complete stage.

@@ -1,6 +1,8 @@
 """The run folder and the settings: what is complete is kept, what differs is refused, what cannot work is named."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +74,23 @@ def test_changed_setting_is_refused_by_name(tmp_path: Path, stops: int, changed:
     with pytest.raises(StageError, match=named):
         run.stage("select", changed, work)
     assert len(work.found) == 1, "nothing may be mixed in"
+
+
+def test_a_folder_that_is_held_is_refused_and_its_holder_named(tmp_path: Path) -> None:
+    code = "import sys, pathlib; from l2a_ray.run import RunFolder\nwith RunFolder(pathlib.Path(sys.argv[1]), {}, 0)"
+    code += ".held():\n print('held', flush=True); sys.stdin.read()"
+    run = RunFolder(tmp_path / "a", {}, 0)
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(run.path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as holder:
+        assert holder.stdout is not None and holder.stdout.readline() == b"held\n"
+        with pytest.raises(StageError, match=rf"host .*, process {holder.pid}, since 20.*another run name"), run.held():
+            pass
+        with RunFolder(tmp_path / "b", {}, 0).held():
+            pass  # another folder is free
+        holder.kill()
+    with run.held(), run.held():
+        pass  # a lock ends with its process, and does not shut out its holder
 
 
 def test_a_checkpoint_of_another_algorithm_is_refused(tmp_path: Path) -> None:
