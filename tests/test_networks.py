@@ -104,6 +104,15 @@ def test_unreachable_download_names_the_file_to_fetch(monkeypatch: pytest.Monkey
     refused("DEFAULT", r"no route to host.*Fetch https://.*r3d_18.*\.pth by hand", name="r3d_18")
 
 
+def test_files_are_found_from_another_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    save_network(Path("model.safetensors"), build_network(SMALL, 3))
+    settings = NetworkSettings(name="small3d", width=4, weights="model.safetensors").with_absolute_paths()
+    monkeypatch.chdir(tmp_path.parent)
+    assert build_network(settings, 3)(clips()).shape == (2, 3)
+    assert NetworkSettings(weights="DEFAULT").with_absolute_paths().weights == "DEFAULT"
+
+
 def test_impossible_networks_are_refused() -> None:
     with pytest.raises(SettingError, match=r"classifier\.network\.name='resnet': must be one of small3d, mc3_18"):
         NetworkSettings(name="resnet")

@@ -1,7 +1,8 @@
 """The settings of the classifier: its network, its optimiser, its training. Imports neither torch nor Ray."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from l2a_ray.errors import SettingError
 
@@ -47,6 +48,14 @@ class NetworkSettings:
             raise SettingError("classifier.network.config", self.config, reason)
         if self.width < 1:
             raise SettingError("classifier.network.width", self.width, "must be at least 1 channel")
+
+    def with_absolute_paths(self) -> "NetworkSettings":
+        """Return the same for processes with another working directory: files that are there by their whole path."""
+        return replace(self, config=_absolute(self.config), weights=_absolute(self.weights))
+
+
+def _absolute(name: str | None) -> str | None:
+    return name if name is None or not Path(name).is_file() else str(Path(name).absolute())
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -57,6 +57,7 @@ def train_classifiers(
     clips = ClipStore(store)
     steps = _check(waiting, clips, settings, composite)
     with _progress(steps * len(waiting)) as progress:
+        settings = dataclasses.replace(settings, network=settings.network.with_absolute_paths())
         failure = _fit(Job(waiting, str(store.resolve()), settings, composite, out.resolve(), progress))
     if failure is not None:
         raise failure
