@@ -35,7 +35,8 @@ def overlaps(found_THW: NDArray[np.bool_], true_THW: NDArray[np.bool_]) -> list[
     """Intersection over union of each frame that has a true mask."""
     common, either = (found_THW & true_THW).sum(axis=(1, 2)), (found_THW | true_THW).sum(axis=(1, 2))
     shown = true_THW.any(axis=(1, 2))
-    return (common[shown] / either[shown]).tolist()
+    values: list[float] = (common[shown] / either[shown]).tolist()
+    return values
 
 
 def measure(segmenter: Segmenter, truth: Segmenter, clips: list[Clip]) -> tuple[float, float, float]:
