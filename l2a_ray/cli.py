@@ -1,5 +1,6 @@
 """The command ``l2a``: one subcommand a stage, and ``run`` for all of them."""
 
+import argparse
 import logging
 import sys
 from collections.abc import Sequence
@@ -51,6 +52,10 @@ def build_parser() -> ArgumentParser:
         command = ArgumentParser(description=f"{purpose[0].upper()}{purpose[1:]}.\n{EXAMPLES}")
         command.add_argument("--config", action="config", help="YAML file with settings; give several to layer them.")
         command.add_class_arguments(Settings, sub_configs=True)
+        if name == "prepare":
+            # Without a default, so that --print_config prints settings alone, which every command takes.
+            about = "Read the videos' headers only and say what the data set lacks; prepare nothing."
+            command.add_argument("--check", action="store_true", default=argparse.SUPPRESS, help=about)
         commands.add_subcommand(name, command, help=purpose)
     demo = ArgumentParser(description="Make the demo's videos: real H.264 files, the same bytes from the same seed.")
     demo.add_argument("--root", type=str, default="demo_videos", help="Folder to write; must not hold other files.")
@@ -85,6 +90,8 @@ def _execute(parser: ArgumentParser, parsed: Namespace) -> None:
     # Here, not above: Ray, RLlib and PyTorch take seconds to import, which `--help` need not wait for.
     from l2a_ray import stages
 
+    if "check" in chosen and chosen.check:
+        command = "check"
     stage = getattr(stages, command.replace("-", "_"))
     if command in LOOKERS:
         stage(settings)

@@ -9,12 +9,16 @@ import logging
 from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
+
 from l2a_ray.clips.store import ClipStore
 from l2a_ray.config import Settings
-from l2a_ray.files import write_json
+from l2a_ray.errors import DatasetError
+from l2a_ray.files import write_bytes, write_json
 from l2a_ray.run import RunFolder
 from l2a_ray.selector.rl.settings import RANDOM
 from l2a_ray.videos.catalog import read_catalog
+from l2a_ray.videos.published import ListedClip
 
 logger = logging.getLogger(__name__)
 
@@ -38,9 +42,32 @@ def prepare(settings: Settings) -> Path:
     with ray_session():
         store = preparation.prepare(catalog, parts, run.path / "prepare")
     write_json(run.path / "notes.json", list(catalog.notes))
+    missing = pd.DataFrame(catalog.missing, columns=list(ListedClip._fields)).astype("str")
+    write_bytes(run.path / "missing.parquet", missing.to_parquet(index=False))
+    if catalog.missing:
+        logger.warning("prepare: %d clips of the published list are not there: missing.parquet", len(missing))
     run.describe()
     _tell_failures(store)
     return store.root
+
+
+def check(settings: Settings) -> Path:
+    """Read every video's header, and write and tell what the data set lacks (``check.parquet``); prepares nothing.
+
+    Raises:
+        DatasetError: not one video is usable.
+    """
+    from l2a_ray.videos.check import check_videos, summarise
+
+    catalog, out = read_catalog(settings.data, settings.seed), settings.folder / "check.parquet"
+    table = check_videos(catalog)
+    write_bytes(out, table.to_parquet(index=False))
+    for line in (*catalog.notes, *summarise(table, catalog.classes, settings.decode.frames)):
+        logger.info("check: %s", line)
+    if (table["cause"] != "").all():
+        raise DatasetError(f"{settings.data.root}: not one video is usable; {out} says why of each")
+    logger.info("check: %s tells of each clip", out)
+    return out
 
 
 def match(settings: Settings) -> Path:

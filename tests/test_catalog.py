@@ -107,7 +107,7 @@ def test_labels_file_gives_the_order_and_leaves_the_rest_out(flat: Path, tmp_pat
     assert catalog.classes == ("run", "jump") and {video.label for video in catalog.videos} == {0, 1}
     assert "classes left out, not named in labels.txt: skip" in catalog.notes
     labels.write_text("run\njumps\nzzz\n")
-    with pytest.raises(DatasetError, match=r"have no folder: jumps \(did you mean jump\?\), zzz"):
+    with pytest.raises(DatasetError, match=r"are not there: jumps \(did you mean jump\?\), zzz"):
         read(flat, labels=str(labels))
     labels.write_text("run\nrun\n")
     with pytest.raises(DatasetError, match="names classes twice: run"):

@@ -40,6 +40,7 @@ class RunTables:
         results: arm, seed, top1, top5, loss, clips.
         predictions: arm, seed, id, label, predicted, probability.
         truth: path and bad of the training videos, if the data set tells.
+        missing: class_name, name and part of the published clips that have no file.
     """
 
     neighbours: pd.DataFrame | None
@@ -53,6 +54,7 @@ class RunTables:
     results: pd.DataFrame | None
     predictions: pd.DataFrame | None
     truth: pd.DataFrame | None
+    missing: pd.DataFrame | None
     config: str
     environment: Json
     notes: tuple[str, ...]
@@ -78,6 +80,7 @@ def read_run(run: Path) -> RunTables:
         results=_table(run / "evaluate/metrics.parquet"),
         predictions=_table(run / "evaluate/predictions.parquet"),
         truth=read_truth(data["root"]) if data.get("root") else None,
+        missing=_table(run / "missing.parquet"),
         config=config,
         environment=_read(run / "environment.json", _load_json) or {},
         notes=tuple(_read(run / "notes.json", _load_json) or ()),
@@ -124,7 +127,7 @@ def summarise(tables: RunTables, store: ClipStore) -> Json:
 
     Everything that a clock has touched is under the key ``timing``; the rest is equal for equal runs.
     """
-    metrics: Json = {"data": _data(store), "match": {}, "selector": {}, "select": {}, "truth": {}}
+    metrics: Json = {"data": _data(store, tables.missing), "match": {}, "selector": {}, "select": {}, "truth": {}}
     metrics |= {"arms": {}, "comparison": None}
     if tables.neighbours is not None:
         ordered = tables.neighbours.sort_values(["class_name", "similarity"], ascending=[True, False])
@@ -145,12 +148,14 @@ def summarise(tables: RunTables, store: ClipStore) -> Json:
     return clean
 
 
-def _data(store: ClipStore) -> Json:
+def _data(store: ClipStore, missing: pd.DataFrame | None) -> Json:
     counts = {f"data/clips_{split}": len(store.rows(split)) for split in ("train", "val", "test")}
     causes = store.failed["cause"].value_counts().to_dict()
-    totals = {"data/classes": len(store.classes), "data/clips_prepared": len(store.index)}
+    totals: Json = {"data/classes": len(store.classes), "data/clips_prepared": len(store.index)}
     remarks = store.index["remark"].value_counts().to_dict()
     totals |= {"data/no_foreground": remarks.get(NO_FOREGROUND, 0), "data/no_background": remarks.get(NO_BACKGROUND, 0)}
+    there, lost = len(store.index) + len(store.failed), 0 if missing is None else len(missing)
+    totals |= {"data/clips_missing": lost, "data/share_there": there / max(1, there + lost)}
     return counts | totals | {"data/clips_failed": len(store.failed), "data/failed_causes": causes}
 
 

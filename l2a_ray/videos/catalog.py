@@ -5,13 +5,22 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
 from l2a_ray.errors import DatasetError, SettingError
+from l2a_ray.videos.published import (
+    DEPTH,
+    SETS,
+    ListedClip,
+    find_clips,
+    find_kinetics_train,
+    list_files,
+    read_list,
+)
 from l2a_ray.videos.splits import draw_groups, shared_sources
 
 Part = Literal["train", "val", "test"]
@@ -30,10 +39,14 @@ class DataSettings:
 
     root: str = ""
     """Folder of the data set."""
-    layout: Literal["folder", "jhmdb"] = "folder"
-    """How it is laid out: root/<class>/* or root/{train,val,test}/<class>/* (folder), or as J-HMDB is published."""
+    layout: Literal["folder", "jhmdb", "ucf101", "hmdb51", "kinetics100", "kinetics400"] = "folder"
+    """How it is laid out: root/<class>/* or root/{train,val,test}/<class>/* (folder), or a data set as it is published;
+    the clips of UCF101, HMDB51 and Kinetics are found by their names, and need not all be there."""
     split: int = 1
-    """Which of J-HMDB's three published splits; other layouts have one."""
+    """Which of the three published splits of J-HMDB, UCF101 or HMDB51; other layouts have one."""
+    labelled_share: float = 1.0
+    """Share of the training clips that is used, as VideoSSL published it for split 1: 0.05, 0.1, 0.2 or 0.5 of UCF101
+    and Kinetics-100; 0.4, 0.5 or 0.6 of HMDB51. 1: the official training part."""
     labels: str | None = None
     """Text file with a class name a line: these classes alone are used, in this order (default: all, sorted)."""
     val_fraction: float = 0.2
@@ -46,6 +59,15 @@ class DataSettings:
             raise SettingError("data.layout", self.layout, f"must be one of {', '.join(sorted(LAYOUTS))}")
         if self.split not in (1, 2, 3):
             raise SettingError("data.split", self.split, "must be 1, 2 or 3")
+        published = SETS.get(self.layout)
+        if published and self.split > published.splits:
+            raise SettingError("data.split", self.split, f"must be 1 for {self.layout}")
+        shares = (*(published.shares if published and self.split == 1 else ()), 1)
+        if self.labelled_share not in shares:
+            allowed = ", ".join(map(str, shares))
+            raise SettingError(
+                "data.labelled_share", self.labelled_share, f"must be {allowed} for split {self.split} of {self.layout}"
+            )
         for name in ("val_fraction", "test_fraction"):
             fraction = getattr(self, name)
             if not 0 < fraction < 1:
@@ -75,11 +97,15 @@ class Video:
 
 @dataclass(frozen=True)
 class Catalog:
-    """All videos of a data set, sorted by path; ``notes`` says in sentences what a user should know of them."""
+    """All videos of a data set, sorted by path; ``notes`` says in sentences what a user should know of them.
+
+    ``missing`` are the clips that a published list names and that have no file; J-HMDB's are among the videos.
+    """
 
     classes: tuple[str, ...]
     videos: tuple[Video, ...]
     notes: tuple[str, ...]
+    missing: tuple[ListedClip, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -95,6 +121,7 @@ class _Listing:
     classes: tuple[str, ...]
     found: list[_Found]
     notes: list[str]
+    missing: list[ListedClip] = field(default_factory=list)
 
 
 def read_catalog(settings: DataSettings, seed: int) -> Catalog:
@@ -112,16 +139,19 @@ def read_catalog(settings: DataSettings, seed: int) -> Catalog:
     classes, notes = _choose_classes(listing, settings.labels)
     label = {name: i for i, name in enumerate(classes)}
     found = [clip for clip in listing.found if clip.class_name in label]
+    missing = [clip for clip in listing.missing if settings.labels is None or clip.class_name in label]
+    if settings.layout in SETS:
+        _check_parts(root, settings, found)
+        notes.append(_share_there(len(found), missing))
     _check_classes(root, classes, found)
     found, drawn = _draw_missing_parts(found, settings, seed)
+    above = str(root / "_").removesuffix("_")  # joining 240,000 paths by pathlib takes seconds
     videos = tuple(
-        Video(
-            _video_id(clip.path), str(root / clip.path), clip.class_name, label[clip.class_name], clip.part, clip.group
-        )
+        Video(_video_id(clip.path), above + clip.path, clip.class_name, label[clip.class_name], clip.part, clip.group)
         for clip in sorted(found, key=lambda clip: clip.path)
     )
     shared = shared_sources([(video.split, video.class_name, video.group) for video in videos])
-    return Catalog(classes=classes, videos=videos, notes=(*notes, *listing.notes, *drawn, *shared))
+    return Catalog(classes, videos, (*notes, *listing.notes, *drawn, *shared), tuple(missing))
 
 
 def source_video(stem: str, class_name: str) -> str | None:
@@ -244,7 +274,51 @@ def _read_split_file(file: Path) -> dict[str, Part]:
     return named
 
 
-LAYOUTS: dict[str, Callable[[Path, DataSettings], _Listing]] = {"folder": _read_folder, "jhmdb": _read_jhmdb}
+def _read_published(root: Path, settings: DataSettings) -> _Listing:
+    """Find the clips of a published list; classes without a training video are left out, and a note names them."""
+    paths = [path for path in list_files(root) if _is_text(path)]
+    videos = [path for path in paths if path.lower().endswith(tuple(EXTENSIONS))]
+    listed, unlabelled = read_list(settings.layout, settings.split, settings.labelled_share)
+    search, notes = find_clips(listed, videos, SETS[settings.layout].key), []
+    if settings.layout == "kinetics400":
+        search, note = find_kinetics_train(root, paths, search)
+        notes.append(note)
+    if unlabelled:
+        notes.append(f"training clips left out as unlabelled (data.labelled_share): {unlabelled}")
+    left_out = Counter(
+        {
+            "are not in the list of this split": len(search.others),
+            "have the name of a clip that another file was taken for": search.doubles,
+        }
+    )
+    found = [_found(path, clip.class_name, clip.part) for clip, path in search.found]
+    trained = {clip.class_name for clip in found if clip.part == "train"}
+    if untrained := sorted({clip.class_name for clip in listed} - trained):
+        tests = sum(clip.class_name in untrained for clip in found)
+        notes.append(f"classes left out, with {tests} test clips, without a training video: {', '.join(untrained)}")
+    return _Listing(tuple(sorted(trained)), found, notes + _count_notes(left_out), search.missing)
+
+
+def _share_there(there: int, missing: list[ListedClip]) -> str:
+    total = there + len(missing)
+    note = f"clips of the published list that are there: {there} of {total} ({there / total:.1%})"
+    return f"{note}; the first that is not is {missing[0].class_name}/{missing[0].name}" if missing else note
+
+
+def _check_parts(root: Path, settings: DataSettings, found: list[_Found]) -> None:
+    parts: tuple[Part, ...] = ("train", "test")
+    if lacking := [part for part in parts if all(clip.part != part for clip in found)]:
+        raise DatasetError(
+            f"{root} holds no video of the {' and the '.join(lacking)} part of {settings.layout}. Its files are found "
+            f"by name, at most {DEPTH} folders below, as in {SETS[settings.layout].place}: is this the right folder?"
+        )
+
+
+LAYOUTS: dict[str, Callable[[Path, DataSettings], _Listing]] = {
+    "folder": _read_folder,
+    "jhmdb": _read_jhmdb,
+    **dict.fromkeys(SETS, _read_published),
+}
 """The layouts by name. Each lists all clips, without drawing parts that the data set does not publish."""
 
 
@@ -259,7 +333,7 @@ def _choose_classes(listing: _Listing, labels: str | None) -> tuple[tuple[str, .
     if twice := [name for name, count in Counter(names).items() if count > 1]:
         raise DatasetError(f"{labels} names classes twice: {', '.join(twice)}. Name each once")
     if unknown := [name for name in names if name not in listing.classes]:
-        raise DatasetError(f"{labels} names classes that have no folder: {_suggest(unknown, listing.classes)}")
+        raise DatasetError(f"{labels} names classes that are not there: {_suggest(unknown, listing.classes)}")
     rest = [name for name in listing.classes if name not in names]
     notes = [f"classes left out, not named in {Path(labels).name}: {', '.join(rest)}"] if rest else []
     return tuple(names), notes
@@ -295,8 +369,12 @@ def _draw_missing_parts(found: list[_Found], settings: DataSettings, seed: int) 
             fraction,
             np.random.default_rng([seed, number]),
             barred={clip.group for clip in found if clip.part != "train"},
+            keep_small=settings.layout in SETS,
         )
         found = [replace(clip, part=part) if clip.part == "train" and clip.group in drawn else clip for clip in found]
+        cut = {clip.class_name for clip in found if clip.part == part}
+        if whole := sorted({clip.class_name for clip in pool} - cut):
+            notes.append(f"classes too small to be cut, without a clip in {part}: {', '.join(whole)}")
         count = sum(clip.part == part for clip in found)
         notes.append(f"the {part} part is drawn: {count} of {len(pool)} clips, whole source videos, seed {seed}")
     return found, notes

@@ -20,6 +20,7 @@ MIN_SIDE = 16  # pixels; a narrower picture shows no action
 MAX_ASPECT = 10  # long side over short side; a longer strip would fill the memory once its short side is resized
 MIN_SHARE = 0.8  # a file that yields a smaller share of the frames it promises is refused as truncated
 _REPLACE = "Replace the file by an intact copy, or remove it"
+_NO_VIDEO = "Remove it: it is no video"
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ def decode(path: str, settings: DecodeSettings) -> Clip:
         if count < MIN_SHARE * promised:
             raise VideoError(path, f"truncated: {count} of {promised} frames could be decoded", _REPLACE)
         if count < 2:
-            raise VideoError(path, f"it holds {count} frame, motion needs 2", "Remove it: it is no video")
+            raise VideoError(path, f"it holds {count} frame, motion needs 2", _NO_VIDEO)
         indices_T = uniform_indices(count, settings.frames)
         if count != header.packets:  # a packet is not always a frame: read again, now that the number is known
             picked, _, _ = _read(path, indices_T, settings.size)
@@ -107,6 +108,33 @@ def _check_file(path: str) -> None:
         raise VideoError(path, f"{kind}, not a file", "Move or rename it")
     if status.st_size == 0:
         raise VideoError(path, "empty file", _REPLACE)
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a file says of its picture without being decoded; 0 where it does not say."""
+
+    width: int
+    height: int
+    frames: int
+    rate: float
+
+
+def read_header(path: str) -> Header:
+    """Open a file as ``decode`` would, and read no further than its header: what is broken later is not seen.
+
+    Raises:
+        VideoError: the file cannot be opened as a video, or says of itself that ``decode`` would refuse it.
+    """
+    _check_file(path)
+    with _open(path) as (container, stream):
+        rate = float(stream.average_rate or stream.guessed_rate or 0)
+        frames = stream.frames or round((container.duration or 0) / av.time_base * rate)
+        header = Header(stream.codec_context.width, stream.codec_context.height, frames, rate)
+    _check_picture(path, header.width, header.height)
+    if header.frames == 1:
+        raise VideoError(path, "it holds 1 frame, motion needs 2", _NO_VIDEO)
+    return header
 
 
 @contextmanager
@@ -177,12 +205,17 @@ def _read(path: str, wanted: NDArray[np.int64], size: int) -> tuple[dict[int, ND
     return picked, count, False
 
 
-def _target(path: str, frame: VideoFrame, size: int) -> tuple[int, int]:
-    short, long = sorted((frame.width, frame.height))
+def _check_picture(path: str, width: int, height: int) -> None:
+    short, long = sorted((width, height))
     if short < MIN_SIDE or long > MAX_ASPECT * short:
-        cause = f"the picture is {frame.width} x {frame.height} pixels"
+        cause = f"the picture is {width} x {height} pixels"
         advice = f"Use sides of {MIN_SIDE} pixels or more, the long one at most {MAX_ASPECT} times the short one"
         raise VideoError(path, cause, advice)
+
+
+def _target(path: str, frame: VideoFrame, size: int) -> tuple[int, int]:
+    _check_picture(path, frame.width, frame.height)
+    short, long = sorted((frame.width, frame.height))
     scaled = 2 * round(long * size / short / 2)
     return (size, scaled) if frame.width < frame.height else (max(size, scaled), size)
 

@@ -8,6 +8,8 @@ import numpy as np
 
 from l2a_ray.errors import DatasetError, LeakError
 
+_NAMED = 3  # shared sources that a note names
+
 
 def draw_groups(
     classes: Sequence[str],
@@ -15,11 +17,13 @@ def draw_groups(
     fraction: float,
     rng: np.random.Generator,
     barred: Collection[str] = frozenset(),
+    keep_small: bool = False,
 ) -> set[str]:
     """Draw groups of clips until they hold about ``fraction`` of every class's clips.
 
     Groups are drawn whole, so that the part drawn and the rest never share a source video; a group may span classes
-    (a film does). In every class at least one clip is drawn and at least one is left.
+    (a film does). In every class at least one clip is drawn and at least one is left; a class too small for that is an
+    error, or stays whole.
 
     Args:
         classes: class name of each clip.
@@ -27,9 +31,10 @@ def draw_groups(
         fraction: share of each class to draw, in (0, 1).
         rng: decides which groups; the order of the clips does not matter.
         barred: groups that must not be drawn.
+        keep_small: whether a class that is too small to be cut stays whole.
 
     Raises:
-        DatasetError: a class is too small to be cut.
+        DatasetError: a class is too small to be cut, and must not stay whole.
     """
     sizes: defaultdict[str, Counter[str]] = defaultdict(Counter)  # group -> class -> clips
     for name, group in zip(classes, groups, strict=True):
@@ -61,7 +66,7 @@ def draw_groups(
         smallest = min(left, key=lambda group: sizes[group][name], default=None)
         if smallest is not None and (not have[name] or sizes[smallest][name] < 2 * short):  # nearer than falling short
             take(smallest)
-        if not have[name]:
+        if not have[name] and not keep_small:
             raise DatasetError(_too_small(name, totals[name], fraction))
     return drawn
 
@@ -74,7 +79,7 @@ def _too_small(name: str, clips: int, fraction: float) -> str:
 
 
 def shared_sources(clips: Iterable[tuple[str, str, str]]) -> list[str]:
-    """Say which source videos two parts share, in one sentence each; for published parts, as those we draw share none.
+    """Say which source videos two parts share, in a few sentences; for published parts, as those we draw share none.
 
     Args:
         clips: part, class name and source video of each clip.
@@ -84,16 +89,21 @@ def shared_sources(clips: Iterable[tuple[str, str, str]]) -> list[str]:
         classes_of[part][group].add(name)
     notes = []
     for one, other in combinations(sorted(classes_of), 2):
-        across = []
+        same, across = [], []
         for group in sorted(classes_of[one].keys() & classes_of[other].keys()):
             both = sorted(classes_of[one][group] & classes_of[other][group])
             if both:
-                notes.append(f"the published {one} and {other} parts share the source {group!r} ({', '.join(both)})")
+                same.append(f"{group!r} ({', '.join(both)})")
             else:
                 across.append(group)
+        if len(same) > _NAMED:
+            start = f"the published {one} and {other} parts share {len(same)} sources within a class"
+            notes.append(f"{start}, such as {', '.join(same[:_NAMED])}")
+        else:
+            notes += [f"the published {one} and {other} parts share the source {group}" for group in same]
         if across:
             start = f"the published {one} and {other} parts share {len(across)} sources under different classes"
-            notes.append(f"{start}, such as {', '.join(across[:3])}")
+            notes.append(f"{start}, such as {', '.join(across[:_NAMED])}")
     return notes
 
 
