@@ -12,7 +12,7 @@ measure is right. Mask R-CNN and mmdet's networks have no row: their weights wer
 
 | segmenter | mean IoU | frames found | seconds a clip |
 |---|---|---|---|
-| motion | 0.24 | 11 % | 0.09 |
+| motion | 0.25 | 14 % | 0.03 |
 | precomputed | 1.00 | 100 % | 0.01 |
 """
 

@@ -13,6 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pandas as pd
 import ray
@@ -169,6 +170,7 @@ def _stream(videos: list[Video], settings: PrepareSettings, data: Path) -> Itera
 @cache
 def _segmenter(settings: SegmentSettings) -> Segmenter:
     """Build the segmenter once a worker process, however many clips that process takes."""
+    cv2.setNumThreads(1)  # Ray gives each task a CPU; OpenCV would take all of them in every process
     return build_segmenter(settings)
 
 

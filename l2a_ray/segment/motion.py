@@ -3,9 +3,9 @@
 Frames are aligned to the middle one (sparse optical flow, RANSAC similarity transform), the background is their
 temporal median, and what differs from it in colour is foreground.
 
-It serves where the whole actor moves and no place is covered for half of the time: mean intersection over union with
-the true masks is 0.86 on the demo's videos. On hand-held and real video it is poor: 0.24 on J-HMDB (60 random clips, 8
-frames of short side 128), above one half in 11 % of the frames. It misses people who stay in place and parts that stay
+It serves where the whole actor moves and no place is covered for half of the time. On hand-held and real video it is
+poor: mean intersection over union with the true masks is 0.25 on J-HMDB (63 random clips, 8 frames of short side 128),
+above one half in 14 % of the frames. It misses people who stay in place and parts that stay
 still, takes moving objects for people, and a zoom or a depth that the transform cannot follow for movement.
 
 Axes: T time, H height, W width, C channel, N instances over all frames of a clip, P points.
