@@ -21,7 +21,7 @@ Measured on one thread of a Xeon with AMX that others used too:
 | float32: halves once a clip, running top K         | 20,828 pairs/s  | 1.96  | 22,099 pairs/s  | 2.06  |
 | screened: in bfloat16, what it leaves in float32   | 63,922 pairs/s  | 6.01  | 57,386 pairs/s  | 5.35  |
 
-All keep the same pairs. Other runs gave 4.3 to 6.0; the more the caches are shared with other programs, the lower, as
+All keep the same pairs. Other runs gave 3.5 to 6.0; the more the caches are shared with other programs, the lower, as
 bfloat16 waits for memory sooner. Peak memory of `screened` with 10,003 clips: 1.05 GiB for 1 million pairs, 1.08 GiB
 for 10 million.
 """
