@@ -31,9 +31,8 @@ TUNED: dict[Literal["head", "all"], dict[str, Any]] = {"head": {}, "all": {"lear
 def measure(run: Run, runners: int, env: EnvSettings, iterations: int) -> pd.DataFrame:
     """Return a row an iteration: seconds of it, and of its environments' parts (means over the runners)."""
     settings = SelectorTraining.of(run.settings)
-    # Two updates an iteration, as short as `all` needs it.
     selector = replace(settings.selector, algorithm="REINFORCE", env_runners=runners, options={})
-    if env.tune == "all":
+    if env.tune == "all":  # whose steps are long: two updates an iteration are enough
         selector = replace(selector, steps_per_iteration=2 * selector.steps_per_update)
         selector = replace(selector, steps=selector.steps_per_iteration)
     settings = replace(settings, selector=selector, env=env)

@@ -2,8 +2,8 @@
 
 The widespread `big-lama.pt` (Suvorov et al., WACV 2022) has this form: it takes an image, float32 (B, 3, H, W) in
 [0, 1], and a mask of what to fill, float32 (B, 1, H, W) of zeros and ones, both with sides that 8 divides, and returns
-the whole image. `torch.jit.load` builds a TorchScript program from the file; it does not unpickle
-arbitrary code. A program it is all the same: take it from where you would take a program.
+the whole image. `torch.jit.load` builds a TorchScript program from the file; it does not unpickle arbitrary code. A
+program it is all the same: take it from where you would take a program.
 
 Axes: B batch, C channel, H height, W width.
 """

@@ -142,6 +142,7 @@ def _stream(videos: list[Video], settings: PrepareSettings, data: Path) -> Itera
     rows = ray.data.from_items([asdict(video) for video in videos], override_num_blocks=blocks)
 
     def work(row: Row) -> Row:
+        cv2.setNumThreads(1)  # Ray gives each task a CPU; OpenCV would take all of them in every process
         # A JSON string a row: clips and failures have different columns, which the blocks of one table may not have.
         try:
             made = prepare_or_fail(
@@ -170,7 +171,6 @@ def _stream(videos: list[Video], settings: PrepareSettings, data: Path) -> Itera
 @cache
 def _segmenter(settings: SegmentSettings) -> Segmenter:
     """Build the segmenter once a worker process, however many clips that process takes."""
-    cv2.setNumThreads(1)  # Ray gives each task a CPU; OpenCV would take all of them in every process
     return build_segmenter(settings)
 
 
