@@ -4,14 +4,12 @@ Axes: B pairs in a state, F features of a clip, L length of a label vector.
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import gymnasium
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 from gymnasium import spaces
 from numpy.typing import NDArray
 
@@ -21,6 +19,7 @@ from l2a_ray.classifier.networks import NetworkSettings, load_network
 from l2a_ray.clips.store import ClipStore
 from l2a_ray.composite import CompositeSettings
 from l2a_ray.errors import StageError
+from l2a_ray.files import AnyPath, as_path, open_parquet
 from l2a_ray.samples import Sample, SampleLoader
 from l2a_ray.selector.network import pair_observation
 from l2a_ray.selector.vectors import ClipVectors
@@ -138,8 +137,8 @@ class PairSelectionEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.int8]]):
     def from_files(cls, config: dict[str, Any]) -> "PairSelectionEnv":
         """Build the environment in whatever process it is to run, from an ``EnvFiles`` in ``config["files"]``."""
         files: EnvFiles = config["files"]
-        store, vectors = ClipStore(files.store), ClipVectors.load(Path(files.vectors))
-        foreground, background = read_candidates(Path(files.pairs), files.settings.candidates, files.seed)
+        store, vectors = ClipStore(files.store), ClipVectors.load(as_path(files.vectors))
+        foreground, background = read_candidates(as_path(files.pairs), files.settings.candidates, files.seed)
         test_ids = frozenset(store.rows("test")["id"])
         refuse_test_clips({*foreground.tolist(), *background.tolist()}, test_ids, files.pairs)
         return cls(
@@ -186,7 +185,7 @@ def build_trial(files: EnvFiles) -> ClassifierTrial:
     validation = validation_clips(store.index, files.settings.validation_clips, files.seed)
     refuse_test_clips(validation, frozenset(store.rows("test")["id"]), "D_val")
     return ClassifierTrial(
-        network=load_network(Path(files.warm_start), files.network, len(store.classes)),
+        network=load_network(as_path(files.warm_start), files.network, len(store.classes)),
         num_classes=len(store.classes),
         loader=SampleLoader(store, files.composite, files.crop),
         validation=validation,
@@ -199,13 +198,13 @@ def moving_average(delta: float, loss: float, window: int) -> float:
     return (window - 1) / window * delta + loss / window
 
 
-def read_candidates(path: Path, most: int, seed: int) -> tuple[NDArray[np.str_], NDArray[np.str_]]:
+def read_candidates(path: AnyPath, most: int, seed: int) -> tuple[NDArray[np.str_], NDArray[np.str_]]:
     """Read at most ``most`` candidate pairs, drawn evenly without replacement, one row group in memory at a time.
 
     Returns:
         Clip ids of the foregrounds and of the backgrounds, in the table's order.
     """
-    with pq.ParquetFile(path) as file:
+    with open_parquet(path) as file:
         total = file.metadata.num_rows
         if total == 0:
             raise StageError(f"{path}: there is no candidate pair. Check match.min_foreground and the masks")

@@ -3,6 +3,7 @@
 import argparse
 import logging
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -74,6 +75,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _execute(parser, parsed)
     except L2AError as error:
         print(f"l2a: error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        # Seldom ours to foresee: storage that has gone away, most often. The traceback is for a report of a fault.
+        traceback.print_exception(error)
+        cause = getattr(error, "cause", error)  # a Ray task's error has its own text around it
+        print(f"l2a: error: {cause}. Is the storage there? The same command goes on where it stopped", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("l2a: interrupted. The same command goes on where it stopped.", file=sys.stderr)

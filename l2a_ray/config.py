@@ -10,6 +10,7 @@ from l2a_ray.classifier.settings import ClassifierSettings
 from l2a_ray.composite import CompositeSettings
 from l2a_ray.errors import SettingError
 from l2a_ray.export import ExportSettings
+from l2a_ray.files import AnyPath, as_path
 from l2a_ray.inpaint import InpaintSettings
 from l2a_ray.match import MatchSettings
 from l2a_ray.preview import PreviewSettings
@@ -89,9 +90,9 @@ class Settings:
         return tuple(dict.fromkeys(arm.strip() for arm in self.arms.split(",") if arm.strip()))
 
     @property
-    def folder(self) -> Path:
+    def folder(self) -> AnyPath:
         """The run's folder."""
-        return Path(self.runs) / self.name
+        return as_path(self.runs) / self.name
 
     def plain(self) -> dict[str, Any]:
         """Return the settings as nested dictionaries of plain values."""
@@ -101,5 +102,5 @@ class Settings:
         """Return the named sections with dotted names, without what only says how a result is come by."""
         chosen = {key: value for key, value in self.plain().items() if key in sections}
         if "data" in chosen:  # the same folder, however it was typed
-            chosen["data"]["root"] = str(Path(self.data.root).absolute())
+            chosen["data"]["root"] = str(as_path(self.data.root).absolute())
         return decisive(chosen)

@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import Any, Literal, get_args
 
 import pandas as pd
@@ -19,7 +18,7 @@ from tqdm import tqdm
 from l2a_ray.clips.store import ClipStore
 from l2a_ray.composite import CompositeSettings
 from l2a_ray.errors import SettingError, StorageError
-from l2a_ray.files import write_bytes
+from l2a_ray.files import AnyPath, write_bytes
 from l2a_ray.samples import Sample, SampleLoader
 from l2a_ray.videos.encode import encode_mp4, playing_rate
 
@@ -50,7 +49,7 @@ class ExportSettings:
 
 
 def export(
-    store: ClipStore, pairs: pd.DataFrame, composite: CompositeSettings, settings: ExportSettings, out: Path
+    store: ClipStore, pairs: pd.DataFrame, composite: CompositeSettings, settings: ExportSettings, out: AnyPath
 ) -> pd.DataFrame:
     """Write ``videos/<class>/<foreground>-<background>.mp4`` of each pair and, when all are there, the annotations.
 
@@ -111,7 +110,7 @@ def class_folders(classes: Sequence[str]) -> list[str]:
     return [name if counts[name.casefold()] == 1 else f"{name}-{label}" for label, name in enumerate(plain)]
 
 
-def write_annotations(table: pd.DataFrame, classes: Sequence[str], out: Path) -> None:
+def write_annotations(table: pd.DataFrame, classes: Sequence[str], out: AnyPath) -> None:
     """Write ``mmaction2.txt``, ``classes.txt`` and ``pairs.parquet``.
 
     Args:
@@ -129,7 +128,7 @@ def write_annotations(table: pd.DataFrame, classes: Sequence[str], out: Path) ->
 
 
 def _stream(
-    table: pd.DataFrame, store: Path, composite: CompositeSettings, settings: ExportSettings, videos: Path
+    table: pd.DataFrame, store: AnyPath, composite: CompositeSettings, settings: ExportSettings, videos: AnyPath
 ) -> Iterator[Row]:
     """Write the files in parallel; yields file, cause and lambda of each as it is done, in no fixed order."""
     import ray.data  # here, because the settings above are read where Ray is not wanted
@@ -157,7 +156,7 @@ def _loader(store: str, composite: CompositeSettings) -> SampleLoader:
     return SampleLoader(ClipStore(store), composite, crop=1)
 
 
-def write_pair(row: Row, loader: SampleLoader, crf: int, videos: Path) -> Row:
+def write_pair(row: Row, loader: SampleLoader, crf: int, videos: AnyPath) -> Row:
     """Write one pair's file unless it is there; return file, lambda, and what went wrong: cause (its own) or fatal."""
     made: Row = {"file": row["file"], "lambda": None, "cause": None, "fatal": None}
     try:
@@ -174,7 +173,7 @@ def write_pair(row: Row, loader: SampleLoader, crf: int, videos: Path) -> Row:
     return made | {"lambda": float(label_L[loader.labels[row["foreground"]]])}
 
 
-def _tell(done: int, failed: pd.DataFrame, out: Path) -> None:
+def _tell(done: int, failed: pd.DataFrame, out: AnyPath) -> None:
     logger.info("export: %d composites in %s", done, out)
     if failed.empty:
         return

@@ -1,32 +1,137 @@
-"""Writing files so that a crash leaves the old one or none, never half of one."""
+"""Paths of this machine and of object stores, and writing files so that a crash leaves the old one or none.
 
+A URI such as ``s3://bucket/folder`` names an object store that fsspec knows; everything else is a path of this machine.
+"""
+
+import errno
+import io
 import json
 import os
+import shutil
 import uuid
 from pathlib import Path
+from typing import Any, BinaryIO, TypeAlias
 
-from l2a_ray.errors import StorageError
+import fsspec
+import pandas as pd
+import pyarrow.parquet as pq
+from upath import UPath
+
+from l2a_ray.errors import MissingPackageError, StorageError
+
+AnyPath: TypeAlias = Path | UPath
+_LARGEST_HEADER = 2**26  # bytes
 
 
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write beside, then rename.
+def as_path(name: str | AnyPath) -> AnyPath:
+    """Return the path that a setting names.
+
+    Raises:
+        MissingPackageError: fsspec needs a package for this kind of object store.
+        StorageError: fsspec knows no such kind.
+    """
+    text = str(name)
+    protocol, separator, rest = text.partition("://")
+    if not separator or isinstance(name, Path):
+        return Path(text).expanduser()
+    if protocol in ("file", "local"):
+        return Path(rest)
+    try:
+        fsspec.get_filesystem_class(protocol)
+    except ImportError as error:
+        raise MissingPackageError(f"{text}: {error}") from error
+    except ValueError as error:
+        raise StorageError(f"{text}: no such kind of storage ({error}). Name a folder, or a URI as s3://...") from error
+    # Other processes write there too: a list of files that was right a minute ago may be wrong.
+    return UPath(text, use_listings_cache=False)
+
+
+def write_bytes(path: AnyPath, content: bytes) -> None:
+    """Write beside, then rename; an object store shows an object when all of it is there.
 
     Raises:
         StorageError: the folder cannot be written or the disk is full.
     """
-    beside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            beside.write_bytes(content)
-            beside.replace(path)
-        finally:
-            beside.unlink(missing_ok=True)
+        if isinstance(path, Path):
+            _replace(path, content)
+        else:
+            path.write_bytes(content)
     except OSError as error:
-        cause = os.strerror(error.errno or 0)
+        cause = os.strerror(error.errno) if error.errno else str(error)
         raise StorageError(f"{path}: cannot be written ({cause}). Free some space or choose another folder") from error
+    except Exception as error:  # what cannot be reached has as many exceptions as there are object stores
+        raise StorageError(f"{path}: cannot be written ({error}). The same command goes on where it stopped") from error
 
 
-def write_json(path: Path, content: object) -> None:
+def _replace(path: Path, content: bytes) -> None:
+    beside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        beside.write_bytes(content)
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def write_json(path: AnyPath, content: object) -> None:
     """Write JSON atomically, keys sorted so that equal content gives equal bytes."""
     write_bytes(path, (json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode())
+
+
+def read_bytes(path: AnyPath) -> bytes:
+    """Read a file.
+
+    Raises:
+        OSError: it cannot be read; an object store's own exceptions are turned into this one.
+    """
+    try:
+        return path.read_bytes()
+    except OSError:
+        raise
+    except Exception as error:
+        raise OSError(errno.EIO, f"{type(error).__name__}: {error}", str(path)) from error
+
+
+def read_table(path: AnyPath, **options: Any) -> pd.DataFrame:
+    """Read a parquet file as ``pandas.read_parquet`` does, with its options."""
+    return pd.read_parquet(path if isinstance(path, Path) else io.BytesIO(read_bytes(path)), **options)
+
+
+def open_file(path: AnyPath) -> Any:
+    """Open a file for reading here and there in it; of an object it fetches the parts that are asked for."""
+    return path.open("rb") if isinstance(path, Path) else path.fs.open(path.path, "rb", block_size=2**18)
+
+
+def open_parquet(path: AnyPath) -> pq.ParquetFile:
+    """Open a parquet file, to read it a row group at a time."""
+    return pq.ParquetFile(path if isinstance(path, Path) else open_file(path))
+
+
+def remove_folder(path: AnyPath) -> None:
+    """Remove a folder with all that is in it, if it is there."""
+    if isinstance(path, Path):
+        shutil.rmtree(path, ignore_errors=True)
+    elif path.fs.exists(path.path):
+        path.fs.rm(path.path, recursive=True)
+
+
+def header_metadata(file: BinaryIO) -> dict[str, str]:
+    """Read the metadata of a safetensors file without its tensors; the library's own reader takes local files only.
+
+    The format: 8 bytes that say how long the header is, then the header, JSON
+    (https://github.com/huggingface/safetensors#format).
+
+    Raises:
+        ValueError: it is no such file, or is cut off.
+    """
+    size = int.from_bytes(file.read(8), "little")
+    try:
+        header = json.loads(file.read(min(size, _LARGEST_HEADER)))
+        metadata = dict(header.pop("__metadata__"))
+        promised = 8 + size + max(tensor["data_offsets"][1] for tensor in header.values())
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"its header lacks {error}") from error
+    if file.seek(0, os.SEEK_END) != promised:
+        raise ValueError(f"it should have {promised} bytes")
+    return metadata

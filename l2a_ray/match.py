@@ -7,7 +7,6 @@ Axes: L classes, D numbers of an embedding.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 
 from l2a_ray.clips.store import NO_BACKGROUND
 from l2a_ray.errors import DatasetError, SettingError
+from l2a_ray.files import AnyPath, write_bytes
 from l2a_ray.names import EmbeddingSettings, embed_names
 from l2a_ray.videos.splits import refuse_test_clips
 
@@ -132,7 +132,7 @@ def match(
     classes: Sequence[str],
     settings: MatchSettings,
     seed: int,
-    out: Path,
+    out: AnyPath,
     actors: str = "foreground_ratio",
 ) -> None:
     """Write ``pairs.parquet`` (all candidate pairs).
@@ -157,8 +157,9 @@ def match(
     if settings.kind == "semantic":
         neighbours, similarity = nearest_neighbours(embed_names(classes, settings.embedding))
         names = {"class_name": list(classes), "neighbour": [classes[label] for label in neighbours.tolist()]}
-        pq.write_table(pa.table({**names, "similarity": similarity}), out / "neighbours.parquet")
-    with pq.ParquetWriter(out / "pairs.parquet", PAIR_SCHEMA) as writer:
+        table = pd.DataFrame({**names, "similarity": similarity})
+        write_bytes(out / "neighbours.parquet", table.to_parquet(index=False))
+    with (out / "pairs.parquet").open("wb") as file, pq.ParquetWriter(file, PAIR_SCHEMA) as writer:
         for pairs in candidate_pairs(index, classes, settings, neighbours, seed, actors):
             for column in ("foreground", "background"):
                 refuse_test_clips(pairs[column].unique().to_pylist(), test_ids, f"the {column}s of candidate pairs")

@@ -18,7 +18,7 @@ from l2a_ray.clips.store import ClipStore
 from l2a_ray.composite import CompositeSettings
 from l2a_ray.errors import SettingError, StorageError
 from l2a_ray.export import UNREADABLE
-from l2a_ray.files import write_bytes
+from l2a_ray.files import AnyPath, write_bytes
 from l2a_ray.run import RunFolder
 from l2a_ray.samples import SampleLoader
 from l2a_ray.selector.pair_table import open_pairs, read_pairs
@@ -77,7 +77,7 @@ def choose(run: RunFolder, settings: PreviewSettings) -> dict[str, pd.DataFrame]
     """
     kinds = settings.kinds
     if settings.which == "auto":
-        kinds = SCORED if (run.path / "select").is_dir() else ("candidates",)
+        kinds = SCORED if run.has("select") else ("candidates",)
     chosen = {}
     for kind in kinds:
         path = run.folder("select") / f"{kind}.parquet" if kind in SCORED else run.folder("match") / "pairs.parquet"
@@ -91,7 +91,7 @@ def choose(run: RunFolder, settings: PreviewSettings) -> dict[str, pd.DataFrame]
 
 
 def write_preview(
-    name: str, chosen: Mapping[str, pd.DataFrame], store: ClipStore, composite: CompositeSettings, out: Path
+    name: str, chosen: Mapping[str, pd.DataFrame], store: ClipStore, composite: CompositeSettings, out: AnyPath
 ) -> list[str]:
     """Write ``index.html``, ``videos/<kind>-<n>.mp4`` and ``sheets/<kind>-<n>.png``, in place of older ones.
 
@@ -123,7 +123,7 @@ def write_preview(
     return failed
 
 
-def _clear(out: Path) -> None:
+def _clear(out: AnyPath) -> None:
     """Remove what an earlier call wrote, which may be of other pairs."""
     for old in (*out.glob("videos/*.mp4"), *out.glob("sheets/*.png")):
         try:
@@ -133,7 +133,7 @@ def _clear(out: Path) -> None:
 
 
 def _section(
-    kind: str, pairs: pd.DataFrame, loader: SampleLoader, out: Path, failed: list[str], bar: "tqdm[NoReturn]"
+    kind: str, pairs: pd.DataFrame, loader: SampleLoader, out: AnyPath, failed: list[str], bar: "tqdm[NoReturn]"
 ) -> Item:
     """Write the videos and sheets of one kind of pairs; add to ``failed`` what cannot be shown."""
     from l2a_ray.report.plots import save
@@ -155,7 +155,7 @@ def _section(
     return {"kind": kind, "meaning": KINDS[kind], "entries": entries, "sheets": sheets}
 
 
-def _entry(pair: Any, view: "PairView", video: str, store: ClipStore, out: Path) -> Item:
+def _entry(pair: Any, view: "PairView", video: str, store: ClipStore, out: AnyPath) -> Item:
     """Write a pair's video; return what the page says of it."""
     front, back = store.index.set_index("id").loc[[pair.foreground, pair.background]].to_dict("records")
     rate = playing_rate(len(view.composite_THWC), front["frame_count"], front["rate"])

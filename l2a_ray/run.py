@@ -6,23 +6,30 @@ import os
 import platform
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from datetime import UTC, datetime
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import yaml
-from filelock import FileLock, Timeout
 
-from l2a_ray.errors import StageError, StorageError
-from l2a_ray.files import write_bytes, write_json
+from l2a_ray.errors import StageError
+from l2a_ray.files import AnyPath, read_bytes, write_bytes, write_json
+from l2a_ray.lock import hold
 
 logger = logging.getLogger(__name__)
 RECORD = "stage.json"
 # How a result is come by, not what it is: these may change between the start of a run and its resumption.
-NEUTRAL = ("checkpoint_every", "max_failures", "gpus_per_worker", "cpus_per_worker", "gpus_per_env_runner")
+NEUTRAL = (
+    "checkpoint_every",
+    "max_failures",
+    "gpus_per_worker",
+    "cpus_per_worker",
+    "gpus_per_env_runner",
+    "learners",
+    "gpus_per_learner",
+)
 PACKAGES = ("l2a-ray", "ray", "torch", "torchvision", "numpy", "av", "opencv-python-headless", "gymnasium")
 Plain = Mapping[str, Any]
 
@@ -30,7 +37,8 @@ Plain = Mapping[str, Any]
 class RunFolder:
     """``runs/<name>/``: the resolved settings, the environment, and one folder a stage.
 
-    A stage writes to ``.<stage>.partial`` and renames it when all is there: a folder that is present is complete.
+    A stage's ``stage.json`` says what it is made with and, last of all, that it is complete. (That the folder is there
+    cannot mean it: object stores cannot rename one that is filled elsewhere.)
 
     Args:
         path: the run's folder; made when something is written.
@@ -38,7 +46,7 @@ class RunFolder:
         seed: the seed of this run.
     """
 
-    def __init__(self, path: Path, settings: Plain, seed: int) -> None:
+    def __init__(self, path: AnyPath, settings: Plain, seed: int) -> None:
         self.path, self.settings, self.seed = path, settings, seed
 
     def describe(self) -> None:
@@ -46,47 +54,29 @@ class RunFolder:
         write_bytes(self.path / "config.yaml", yaml.safe_dump(_plain(self.settings), sort_keys=False).encode())
         write_json(self.path / "environment.json", _environment(self.seed))
 
-    @contextmanager
-    def held(self) -> Iterator[None]:
-        """Keep other processes, on this machine or on others that share the folder, from running stages in it.
+    def held(self) -> AbstractContextManager[None]:
+        """Keep other processes from running stages in it: :func:`l2a_ray.lock.hold`."""
+        return hold(self.path)
 
-        The lock is the operating system's, so it ends with the process that holds it, however that ends.
-
-        Raises:
-            StageError: another process holds it; the message says who.
-            StorageError: the folder cannot be written.
-        """
-        lock, owner = FileLock(self.path / ".lock", timeout=0, is_singleton=True), self.path / ".owner.json"
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            lock.acquire()
-        except Timeout as error:
-            about = json.loads(owner.read_text(encoding="utf-8")) if owner.is_file() else {}
-            who = ", ".join(f"{key} {value}" for key, value in about.items()) or "unknown"
-            reason = f"{self.path}: another process is at work in it ({who})"
-            raise StageError(f"{reason}. Wait for it, stop it, or choose another run name (--name)") from error
-        except OSError as error:
-            raise StorageError(f"{self.path}: cannot be written ({error.strerror}). Name another --runs") from error
-        try:
-            since = datetime.now(UTC).isoformat(timespec="seconds")
-            write_json(owner, {"host": platform.node(), "process": os.getpid(), "since": since})
-            yield
-        finally:
-            lock.release()
-
-    def folder(self, stage: str) -> Path:
+    def folder(self, stage: str) -> AnyPath:
         """Return the folder of a complete stage.
 
         Raises:
-            StageError: the stage has not been run.
+            StageError: the stage has not been run, or not to its end.
         """
-        if not (self.path / stage).is_dir():
+        if not self.has(stage):
             raise StageError(
                 f"{self.path}: `{stage}` has not been run. Run `l2a {stage}` first, or `l2a run` for all stages"
             )
         return self.path / stage
 
-    def stage(self, name: str, settings: Plain, work: Callable[[Path], None], extent: Plain | None = None) -> Path:
+    def has(self, stage: str) -> bool:
+        """Return whether a stage is complete."""
+        return bool((_record(self.path / stage) or {}).get("complete"))
+
+    def stage(
+        self, name: str, settings: Plain, work: Callable[[AnyPath], None], extent: Plain | None = None
+    ) -> AnyPath:
         """Do a stage's work unless it is complete; go on inside it if it was interrupted.
 
         Args:
@@ -101,47 +91,48 @@ class RunFolder:
         Raises:
             StageError: what is there was made with other settings.
         """
-        record = json.loads(json.dumps({"settings": dict(settings), "extent": dict(extent or {})}))
-        complete, partial = self.path / name, self.path / f".{name}.partial"
-        if complete.is_dir():
-            found = self._check(complete, record["settings"])
-            if found["extent"] == record["extent"]:
+        folder, record = self.path / name, _plain({"settings": dict(settings), "extent": dict(extent or {})})
+        if found := claim(folder, settings):
+            if found.get("complete") and found["extent"] == record["extent"]:
                 logger.info("%s: complete, nothing to do", name)
-                return complete
-            complete.rename(partial)
-        elif (partial / RECORD).is_file():
-            self._check(partial, record["settings"])
+                return folder
             logger.info("%s: going on where it stopped", name)
         self.describe()  # not before: settings that are refused are not those of this run
-        write_json(partial / RECORD, record)
-        work(partial)
-        partial.rename(complete)
-        return complete
-
-    def claim(self, name: str, settings: Plain) -> Path:
-        """Return a folder for files that no stage reads, which every call may add to; for one set of settings only.
-
-        Raises:
-            StageError: what is there was made with other settings.
-        """
-        folder, record = self.path / name, json.loads(json.dumps({"settings": dict(settings)}))
-        if (folder / RECORD).is_file():
-            self._check(folder, record["settings"])
-        else:
-            write_json(folder / RECORD, record)
+        write_json(folder / RECORD, record | {"complete": False})
+        work(folder)
+        write_json(folder / RECORD, record | {"complete": True})
         return folder
 
-    def _check(self, folder: Path, settings: Plain) -> dict[str, Any]:
-        """Return a stage's record, or refuse to use it under other settings."""
-        found: dict[str, Any] = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-        for key in sorted(settings.keys() | found["settings"].keys()):
-            old, new = found["settings"].get(key), settings.get(key)
-            if old != new:
-                raise StageError(
-                    f"{folder}: made with {key}={old}, now {key}={new} is asked for. Choose another run name (--name), "
-                    "or delete this folder and those of the stages after it to make them again"
-                )
-        return found
+
+def claim(folder: AnyPath, settings: Plain) -> dict[str, Any] | None:
+    """Record what the content of a folder is made with; what was made with other settings is refused, never mixed.
+
+    Returns:
+        The record that is there, or None where this is the first.
+
+    Raises:
+        StageError: what is there was made with other settings; the message says which.
+    """
+    wanted, found = _plain(settings), _record(folder)
+    if found is None:
+        write_json(folder / RECORD, {"settings": wanted, "extent": {}, "complete": False})
+        return None
+    for key in sorted(wanted.keys() | found["settings"].keys()):
+        old, new = found["settings"].get(key), wanted.get(key)
+        if old != new:
+            raise StageError(
+                f"{folder}: made with {key}={old}, now {key}={new} is asked for. Choose another run name (--name), "
+                "or delete this folder and those of the stages after it to make them again"
+            )
+    return found
+
+
+def _record(folder: AnyPath) -> dict[str, Any] | None:
+    try:
+        record: dict[str, Any] = json.loads(read_bytes(folder / RECORD))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return record
 
 
 def _plain(settings: Plain) -> Any:

@@ -7,15 +7,14 @@ Each imports what it needs when it runs: Ray, RLlib, PyTorch and matplotlib take
 import hashlib
 import logging
 from dataclasses import replace
-from pathlib import Path
 
 import pandas as pd
 
 from l2a_ray.clips.store import ClipStore
 from l2a_ray.config import Settings
 from l2a_ray.errors import DatasetError
-from l2a_ray.files import write_bytes, write_json
-from l2a_ray.run import RunFolder
+from l2a_ray.files import AnyPath, as_path, read_bytes, write_bytes, write_json
+from l2a_ray.run import RunFolder, claim
 from l2a_ray.selector.rl.settings import RANDOM
 from l2a_ray.videos.catalog import read_catalog
 from l2a_ray.videos.published import ListedClip
@@ -28,7 +27,7 @@ SELECTOR = (*MATCH, "composite", "env", "selector", "classifier")
 SELECT = (*SELECTOR, "select")
 
 
-def prepare(settings: Settings) -> Path:
+def prepare(settings: Settings) -> AnyPath:
     """Fill the clip store (``prepare/``): each video decoded, segmented and inpainted once."""
     from l2a_ray.clips import prepare as preparation
     from l2a_ray.session import ray_session
@@ -37,8 +36,10 @@ def prepare(settings: Settings) -> Path:
     catalog = read_catalog(settings.data, settings.seed)
     segment = settings.segment
     if segment.kind == "precomputed" and segment.masks is None:
-        segment = replace(segment, masks=str(Path(settings.data.root) / "masks"))
-    parts = preparation.PrepareSettings(decode=settings.decode, segment=segment, inpaint=settings.inpaint)
+        segment = replace(segment, masks=str(as_path(settings.data.root) / "masks"))
+    parts = preparation.PrepareSettings(
+        decode=settings.decode, segment=segment, inpaint=settings.inpaint, max_failures=settings.data.max_failures
+    )
     with ray_session():
         store = preparation.prepare(catalog, parts, run.path / "prepare")
     write_json(run.path / "notes.json", list(catalog.notes))
@@ -51,7 +52,7 @@ def prepare(settings: Settings) -> Path:
     return store.root
 
 
-def check(settings: Settings) -> Path:
+def check(settings: Settings) -> AnyPath:
     """Read every video's header, and write and tell what the data set lacks (``check.parquet``); prepares nothing.
 
     Raises:
@@ -70,14 +71,14 @@ def check(settings: Settings) -> Path:
     return out
 
 
-def match(settings: Settings) -> Path:
+def match(settings: Settings) -> AnyPath:
     """Write the candidate pairs (``match/``)."""
     from l2a_ray.match import match as match_pairs
 
     run, store = _open(settings), _store(settings)
     actors = "people_ratio" if settings.composite.objects == "people" else "foreground_ratio"
 
-    def work(out: Path) -> None:
+    def work(out: AnyPath) -> None:
         match_pairs(store.index, store.classes, settings.match, settings.seed, out, actors)
 
     return run.stage(
@@ -85,7 +86,7 @@ def match(settings: Settings) -> Path:
     )
 
 
-def train_selector(settings: Settings) -> Path:
+def train_selector(settings: Settings) -> AnyPath:
     """Train the plain classifier and, against it, the Selector (``train-selector/``)."""
     run, store = _open(settings), _store(settings)
     if settings.selector.algorithm == RANDOM:
@@ -97,14 +98,14 @@ def train_selector(settings: Settings) -> Path:
     pairs = run.folder("match") / "pairs.parquet"
     parts = selector_training.SelectorTraining.of(settings)
 
-    def work(out: Path) -> None:
+    def work(out: AnyPath) -> None:
         with ray_session():
             selector_training.train_selector(store, pairs, parts, out)
 
     return run.stage("train-selector", settings.flat(*SELECTOR) | _clips(store), work)
 
 
-def select(settings: Settings) -> Path:
+def select(settings: Settings) -> AnyPath:
     """Score all candidate pairs and keep the best under the budget (``select/``)."""
     from l2a_ray.selector.file import load_selector
     from l2a_ray.selector.scoring import RandomScorer, Scorer, pair_scorer
@@ -117,7 +118,7 @@ def select(settings: Settings) -> Path:
     trained = run.path if by_chance else run.folder("train-selector")
     pairs = run.folder("match") / "pairs.parquet"
 
-    def work(out: Path) -> None:
+    def work(out: AnyPath) -> None:
         vectors = only_ids(store) if by_chance else ClipVectors.load(trained / "vectors.safetensors")
         scorer: Scorer = RandomScorer(settings.seed)
         if not by_chance:
@@ -128,7 +129,7 @@ def select(settings: Settings) -> Path:
     return run.stage("select", settings.flat(*SELECT) | _clips(store), work)
 
 
-def train(settings: Settings) -> Path:
+def train(settings: Settings) -> AnyPath:
     """Train a classifier for every arm and seed (``train/<arm>-<seed>/``)."""
     from l2a_ray.classifier.training import TrainingRun, train_classifiers
     from l2a_ray.session import ray_session
@@ -140,14 +141,14 @@ def train(settings: Settings) -> Path:
         for arm in settings.arm_names
     ]
 
-    def work(out: Path) -> None:
+    def work(out: AnyPath) -> None:
         with ray_session():
             train_classifiers(runs, store.root, settings.classifier, settings.composite, out)
 
     return run.stage("train", settings.flat(*SELECT) | _clips(store), work, _extent(settings))
 
 
-def evaluate(settings: Settings) -> Path:
+def evaluate(settings: Settings) -> AnyPath:
     """Test every classifier on the test split, which nothing before has seen (``evaluate/``)."""
     from l2a_ray.classifier.evaluation import evaluate as evaluate_models
 
@@ -159,13 +160,13 @@ def evaluate(settings: Settings) -> Path:
         for seed in range(settings.seeds)
     ]
 
-    def work(out: Path) -> None:
+    def work(out: AnyPath) -> None:
         evaluate_models(models, store, settings.classifier, out)
 
     return run.stage("evaluate", settings.flat(*SELECT) | _clips(store), work, _extent(settings))
 
 
-def report(settings: Settings) -> Path:
+def report(settings: Settings) -> AnyPath:
     """Write the report (``report/index.html``) and say in a few lines what came out. It is always written anew."""
     from l2a_ray.report import write_report
 
@@ -182,7 +183,7 @@ def report(settings: Settings) -> Path:
     return out
 
 
-def preview(settings: Settings) -> Path:
+def preview(settings: Settings) -> AnyPath:
     """Write pairs to look at (``preview/index.html``). It needs `match`, and is always written anew."""
     from l2a_ray.preview import choose, write_preview
 
@@ -193,7 +194,7 @@ def preview(settings: Settings) -> Path:
     return out
 
 
-def export(settings: Settings) -> Path:
+def export(settings: Settings) -> AnyPath:
     """Write the composites of selected or random pairs as videos (``export/<which>/``); does what is missing."""
     from l2a_ray.export import export as export_pairs
     from l2a_ray.selector.pair_table import open_pairs
@@ -202,15 +203,16 @@ def export(settings: Settings) -> Path:
     run, store = _open(settings), _store(settings)
     path = run.folder("select") / f"{settings.export.pairs}.parquet"
     pairs = open_pairs(path).read().to_pandas()
-    digest = hashlib.blake2b(path.read_bytes(), digest_size=8).hexdigest()
+    digest = hashlib.blake2b(read_bytes(path), digest_size=8).hexdigest()
     made_with = settings.flat(*CLIPS, "composite", "export") | _clips(store) | {"pairs": digest}
-    out = run.claim(f"export/{settings.export.pairs}", made_with)
+    out = run.path / "export" / settings.export.pairs
+    claim(out, made_with)
     with ray_session():
         export_pairs(store, pairs, settings.composite, settings.export, out)
     return out
 
 
-def run(settings: Settings) -> Path:
+def run(settings: Settings) -> AnyPath:
     """Run all stages that the arms need."""
     from l2a_ray.session import ray_session
 

@@ -1,13 +1,17 @@
 """Curves for those who watch: TensorBoard files always, Weights & Biases and MLflow if asked for."""
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from l2a_ray.errors import SettingError
+from l2a_ray.files import AnyPath, write_bytes
 
+COPY_SECONDS = 30
 Log = Callable[[int, Mapping[str, float]], None]
 
 
@@ -39,12 +43,15 @@ class Tracker:
     """
 
     def __init__(
-        self, folder: Path, settings: TrackingSettings, name: str, config: dict[str, Any], first_step: int
+        self, folder: AnyPath, settings: TrackingSettings, name: str, config: dict[str, Any], first_step: int
     ) -> None:
         # Here, for they take seconds: who tracks nothing need not wait.
         from torch.utils.tensorboard import SummaryWriter
 
-        self._board = SummaryWriter(str(folder), purge_step=first_step)
+        # TensorBoard appends to its files, which object stores cannot: there they are copied from time to time.
+        self._folder, self._copied = folder, time.monotonic()
+        self._local = None if isinstance(folder, Path) else TemporaryDirectory()
+        self._board = SummaryWriter(self._local.name if self._local else str(folder), purge_step=first_step)
         self._listeners: list[tuple[Log, Callable[[], None]]] = []
         if settings.wandb is not None:
             self._listeners.append(_wandb(settings.wandb, name, config))
@@ -57,12 +64,24 @@ class Tracker:
             self._board.add_scalar(key, value, step)
         for send, _ in self._listeners:
             send(step, values)
+        if time.monotonic() > self._copied + COPY_SECONDS:
+            self._copy()
 
     def close(self) -> None:
         """Send what is left and end."""
         self._board.close()
+        self._copy()
+        if self._local:
+            self._local.cleanup()
         for _, end in self._listeners:
             end()
+
+    def _copy(self) -> None:
+        self._copied = time.monotonic()
+        if self._local:
+            self._board.flush()
+            for file in Path(self._local.name).iterdir():
+                write_bytes(self._folder / file.name, file.read_bytes())
 
 
 def _wandb(project: str, name: str, config: dict[str, Any]) -> tuple[Log, Callable[[], None]]:

@@ -1,6 +1,7 @@
 """Shared fixtures."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,3 +15,15 @@ def jhmdb() -> Path:
     if not JHMDB.is_dir():
         pytest.skip("J-HMDB not found: set L2A_JHMDB to a folder holding videos/, masks/ and splits/")
     return JHMDB
+
+
+@pytest.fixture(scope="module")
+def session() -> Iterator[None]:
+    """A Ray of two CPUs on this machine, for all tests of a file."""
+    ray = pytest.importorskip("ray")
+    from l2a_ray.session import quieten
+
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    quieten()
+    yield
+    ray.shutdown()

@@ -1,7 +1,6 @@
 """Exported composites are the composites, and other libraries' readers find them with their labels."""
 
 import logging
-from collections.abc import Iterator
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -10,7 +9,6 @@ import av
 import numpy as np
 import pandas as pd
 import pytest
-import ray
 from helpers import CLASSES, FRAMES, HEIGHT, WIDTH, small_store
 from numpy.typing import NDArray
 from torchvision.datasets import DatasetFolder
@@ -21,22 +19,14 @@ from l2a_ray.composite import CompositeSettings, composite, foreground_ratio, la
 from l2a_ray.config import Settings
 from l2a_ray.errors import SettingError, StageError, StorageError
 from l2a_ray.export import ExportSettings, class_folders, write_annotations, write_pair
+from l2a_ray.run import RunFolder
 from l2a_ray.samples import Sample, SampleLoader
 from l2a_ray.segment.base import Planes
-from l2a_ray.session import quieten
 from l2a_ray.videos.encode import encode_mp4, playing_rate
 
 # Ray Data warns of its own use of its own deprecated settings.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:ray.data")
 Frames = NDArray[np.uint8]
-
-
-@pytest.fixture(scope="module")
-def session() -> Iterator[None]:
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
-    quieten()
-    yield
-    ray.shutdown()
 
 
 def read_video(path: str | Path) -> Frames:
@@ -75,7 +65,7 @@ def make_run(root: Path) -> tuple[Settings, ClipStore, pd.DataFrame]:
     names = {"id_f": "foreground", "id_b": "background", "label_f": "foreground_label", "label_b": "background_label"}
     table = pairs.rename(columns=names)[list(names.values())].reset_index(drop=True)
     table["score"] = np.linspace(0.9, 0.1, len(table), dtype=np.float32)
-    (root / "run" / "select").mkdir()
+    RunFolder(root / "run", {}, 0).stage("select", {}, lambda out: None)
     table.to_parquet(root / "run" / "select" / "selected.parquet")
     table.tail(3).to_parquet(root / "run" / "select" / "random.parquet")
     return settings, store, table
@@ -171,7 +161,7 @@ def test_one_clip_that_cannot_be_read_is_its_own_failure(tmp_path: Path) -> None
 @pytest.mark.ray
 def test_other_readers_load_the_composites_with_their_labels(tmp_path: Path, session: None) -> None:
     settings, store, table = make_run(tmp_path)
-    out = stages.export(settings)
+    out = Path(str(stages.export(settings)))
     assert out == tmp_path / "run" / "export" / "selected"
     loader = SampleLoader(store, settings.composite, crop=1)
 
@@ -203,7 +193,7 @@ def test_other_readers_load_the_composites_with_their_labels(tmp_path: Path, ses
 @pytest.mark.ray
 def test_only_what_is_missing_is_written(tmp_path: Path, session: None) -> None:
     settings, _, table = make_run(tmp_path)
-    out = stages.export(settings)
+    out = Path(str(stages.export(settings)))
     written = {path: path.stat().st_mtime_ns for path in out.rglob("*.mp4")}
     lists = {name: (out / name).read_bytes() for name in ("mmaction2.txt", "pairs.parquet")}
     lost = sorted(written)[3]
@@ -218,7 +208,7 @@ def test_only_what_is_missing_is_written(tmp_path: Path, session: None) -> None:
     other = replace(settings, composite=CompositeSettings(alpha=2.0))
     with pytest.raises(StageError, match=r"composite\.alpha=4\.0, now composite\.alpha=2\.0"):
         stages.export(other)
-    drawn = stages.export(replace(settings, export=ExportSettings(pairs="random")))
+    drawn = Path(str(stages.export(replace(settings, export=ExportSettings(pairs="random")))))
     assert len(list(drawn.rglob("*.mp4"))) == 3 and len(list(out.rglob("*.mp4"))) == len(table)
 
 
@@ -230,7 +220,7 @@ def test_damaged_clip_is_told_and_counted(tmp_path: Path, session: None, caplog:
     clip_path(store.data, bad).write_bytes(intact[:1000])
     hit = (table["foreground"] == bad) | (table["background"] == bad)
     with caplog.at_level(logging.INFO):
-        out = stages.export(settings)
+        out = Path(str(stages.export(settings)))
     failed = pd.read_parquet(out / "failed.parquet")
     assert failed[["foreground", "background"]].equals(table[hit][["foreground", "background"]].reset_index(drop=True))
     assert f"{hit.sum()} pairs could not be written" in caplog.text and f"{bad}.safetensors" in caplog.text
@@ -264,7 +254,7 @@ def test_stages_that_are_missing_are_named(tmp_path: Path) -> None:
     small_store(tmp_path / "run" / "prepare")
     with pytest.raises(StageError, match="Run `l2a select` first"):
         stages.export(settings)
-    (tmp_path / "run" / "select").mkdir()
+    RunFolder(tmp_path / "run", {}, 0).stage("select", {}, lambda out: None)
     (tmp_path / "run" / "select" / "selected.parquet").write_bytes(b"PAR1 not really")
     with pytest.raises(StageError, match=r"selected\.parquet: cannot be read .* run `l2a select` again"):
         stages.export(settings)

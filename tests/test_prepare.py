@@ -2,7 +2,6 @@
 
 import shutil
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +9,6 @@ import av
 import numpy as np
 import pandas as pd
 import pytest
-import ray
 from numpy.typing import NDArray
 from test_decode import gray, noise, write_video
 
@@ -29,7 +27,6 @@ from l2a_ray.inpaint import InpaintSettings, build_inpainter
 from l2a_ray.segment import SegmentSettings
 from l2a_ray.segment.base import Instances, people
 from l2a_ray.segment.motion import MotionSegmenter, MotionSettings
-from l2a_ray.session import quieten
 from l2a_ray.videos.catalog import Catalog, DataSettings, Video, read_catalog
 from l2a_ray.videos.decode import Clip, DecodeSettings
 from l2a_ray.videos.generate import GenerateSettings, generate
@@ -41,14 +38,6 @@ SETTINGS = PrepareSettings(decode=DecodeSettings(frames=4, size=32), segment=Seg
 INPAINTER = build_inpainter(SETTINGS.inpaint)
 GENERATE = GenerateSettings(width=48, height=40, frames=8, train_per_class=2, test_per_class=1)
 ODD_NAMES = ('it\'s a "wäve" 100%d.mp4', "波 -f.mp4", "a:b?c#d.mp4")
-
-
-@pytest.fixture(scope="module")
-def session() -> Iterator[None]:
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
-    quieten()
-    yield
-    ray.shutdown()
 
 
 @pytest.fixture
@@ -140,7 +129,7 @@ def test_missing_inpainter_is_told_before_any_work(videos: Path, tmp_path: Path)
 def test_other_settings_are_refused_by_name(videos: Path, tmp_path: Path, changed: PrepareSettings, named: str) -> None:
     empty = Catalog(classes=(), videos=(), notes=())
     prepare(empty, SETTINGS, tmp_path / "store")
-    with pytest.raises(StageError, match=f"prepared with {named}=.*now {named}=.*another run name"):
+    with pytest.raises(StageError, match=f"made with {named}=.*now {named}=.*another run name"):
         prepare(catalog(videos), changed, tmp_path / "store")
     assert not list((tmp_path / "store").rglob("*.safetensors"))
 

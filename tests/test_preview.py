@@ -33,10 +33,10 @@ def make_run(root: Path, selected: bool = True) -> tuple[Settings, ClipStore, pd
     pairs = train.merge(train, how="cross", suffixes=("_f", "_b")).query("label_f != label_b")
     names = {"id_f": "foreground", "id_b": "background", "label_f": "foreground_label", "label_b": "background_label"}
     table = pairs.rename(columns=names)[list(names.values())].reset_index(drop=True)
-    (run / "match").mkdir()
-    table.to_parquet(run / "match" / "pairs.parquet", row_group_size=10)
+    folder = RunFolder(run, {}, 0)
+    table.to_parquet(str(folder.stage("match", {}, lambda out: None) / "pairs.parquet"), row_group_size=10)
     if selected:
-        (run / "select").mkdir()
+        folder.stage("select", {}, lambda out: None)
         table["score"] = np.linspace(0.9, 0.1, len(table), dtype=np.float32)
         for name, rows in (("selected", table.head(20)), ("random", table[10:30]), ("worst", table[:-13:-1])):
             rows.to_parquet(run / "select" / f"{name}.parquet", index=False)
@@ -65,7 +65,7 @@ def test_candidates_are_drawn_where_nothing_is_selected_yet(tmp_path: Path) -> N
     ends = ["foreground", "background"]
     found = chosen(settings, pairs=30)["candidates"]
     assert len(found[ends].drop_duplicates()) == 30 and len(found.merge(table, on=ends)) == 30
-    out = stages.preview(settings)
+    out = Path(str(stages.preview(settings)))
     page = (out / "index.html").read_text(encoding="utf-8")
     assert page.count("<video ") == 3 and "ω 0" not in page and "λ 0." in page
     with pytest.raises(StageError, match="Run `l2a select` first"):
@@ -93,7 +93,7 @@ def test_page_shows_every_pair_by_files_beside_it(tmp_path: Path) -> None:
     settings, store, table = make_run(tmp_path)
     (tmp_path / "<run>" / "preview" / "videos").mkdir(parents=True)
     (tmp_path / "<run>" / "preview" / "videos" / "old.mp4").touch()
-    out = stages.preview(settings)
+    out = Path(str(stages.preview(settings)))
     page = (out / "index.html").read_text(encoding="utf-8")
     links = re.findall(r'(?:src|href)="([^"#]+)"', page)
     files = {path.relative_to(out).as_posix() for path in out.rglob("*.*")} - {"index.html"}
@@ -113,7 +113,7 @@ def test_page_shows_every_pair_by_files_beside_it(tmp_path: Path) -> None:
 
 def test_video_shows_what_the_pair_is_made_of_undistorted(tmp_path: Path) -> None:
     settings, store, table = make_run(tmp_path)
-    out = stages.preview(settings)
+    out = Path(str(stages.preview(settings)))
     with av.open(str(out / "videos" / "selected-001.mp4")) as container:
         frames = np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]).astype(int)
     cell = WIDTH * SCALE + GAP
@@ -145,7 +145,7 @@ def test_small_clips_are_enlarged_by_whole_pixels_and_large_ones_left() -> None:
 
 def test_label_that_is_not_mixed_is_said(tmp_path: Path) -> None:
     settings, _, table = make_run(tmp_path)
-    out = stages.preview(replace(settings, composite=CompositeSettings(mix_labels=False)))
+    out = Path(str(stages.preview(replace(settings, composite=CompositeSettings(mix_labels=False)))))
     page = (out / "index.html").read_text(encoding="utf-8")
     assert "composite.mix_labels=False" in page and f"Label: 100 % {CLASSES[table['foreground_label'][0]]}." in page
 
@@ -156,7 +156,7 @@ def test_damaged_clip_is_told_and_the_others_are_shown(tmp_path: Path, caplog: p
     clip_path(store.data, bad).write_bytes(b"half of a clip")
     hit = int(((table["foreground"] == bad) | (table["background"] == bad))[:3].sum())
     with caplog.at_level(logging.WARNING):
-        out = stages.preview(replace(settings, preview=PreviewSettings(pairs=3, which="selected")))
+        out = Path(str(stages.preview(replace(settings, preview=PreviewSettings(pairs=3, which="selected")))))
     page = (out / "index.html").read_text(encoding="utf-8")
     assert 0 < hit < 3 and page.count("<video ") == len(list(out.glob("videos/*"))) == 3 - hit
     assert f"{hit} pairs, because a clip cannot be read" in page and f"{bad}.safetensors" in page

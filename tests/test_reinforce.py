@@ -3,7 +3,6 @@
 import os
 import signal
 import threading
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-import ray
 import torch
 from bandit import OBSERVATIONS, B, Bandit, F, L, initial, model_config, share_won
 from gymnasium import spaces
@@ -27,7 +25,7 @@ from envs.settings import EnvSettings
 from l2a_ray.classifier.networks import save_network
 from l2a_ray.classifier.settings import ClassifierSettings
 from l2a_ray.composite import CompositeSettings
-from l2a_ray.errors import SettingError
+from l2a_ray.errors import SettingError, StageError
 from l2a_ray.names import EmbeddingSettings
 from l2a_ray.selector.network import SelectorNetwork
 from l2a_ray.selector.rl import training
@@ -57,13 +55,6 @@ def config(sign: float = 1.0, **training_options: Any) -> Any:
         .debugging(seed=0, log_level="ERROR")
         .reporting(min_time_s_per_iteration=0, min_sample_timesteps_per_iteration=0)
     )
-
-
-@pytest.fixture(scope="module")
-def session() -> Iterator[None]:
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
 
 
 # --- the parts, without Ray running
@@ -180,7 +171,7 @@ def test_stopped_and_resumed_training_equals_one_that_never_stopped(session: Non
     )
     files = selection_files(tmp_path, settings)
     once, history = learn(settings, files, tmp_path / "checkpoints")
-    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["000001"], "of the first two iterations"
+    assert (tmp_path / "checkpoints" / "checkpoint.tar").is_file(), "of the first two iterations"
     resumed, history_resumed = learn(settings, files, tmp_path / "checkpoints")
     other, _ = learn(replace(settings, seed=4), files, tmp_path / "elsewhere")
     assert (once["last.weight"] - other["last.weight"]).abs().max() > 1e-4
@@ -256,16 +247,53 @@ def selection_files(folder: Path, settings: training.SelectorTraining) -> EnvFil
 
 
 def learn(
-    settings: training.SelectorTraining, files: EnvFiles, checkpoints: Path
+    settings: training.SelectorTraining, files: EnvFiles, out: Path
 ) -> tuple[dict[str, torch.Tensor], pd.DataFrame]:
     torch.manual_seed(0)
-    network = SelectorNetwork(5, 3, settings.selector.hidden)
-    algorithm = training.build_algorithm(network, files, settings)
-    try:
-        history = training._learn(algorithm, settings, checkpoints)
-        return {name: value.clone() for name, value in training._policy(algorithm).items()}, history
-    finally:
-        algorithm.stop()
+    return training.learn(SelectorNetwork(5, 3, settings.selector.hidden), files, settings, out)
+
+
+@pytest.mark.ray
+def test_a_killed_learner_costs_the_steps_since_the_last_checkpoint(
+    session: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = training.SelectorTraining(
+        selector=SelectorSettings(
+            steps=24,
+            steps_per_update=2,
+            steps_per_iteration=4,
+            checkpoint_every=2,
+            hidden=(8,),
+            learning_rate=0.01,
+            learners=1,
+        ),
+        env=EnvSettings(pairs=4, steps=2, learning_rate=1.0),
+        classifier=ClassifierSettings(network=NETWORK, crop=CROP),
+        composite=CompositeSettings(),
+        embedding=EmbeddingSettings(),
+        seed=3,
+    )
+    files = selection_files(tmp_path, settings)
+    undisturbed, history = learn(settings, files, tmp_path / "undisturbed")
+    real, begun = training.sample_and_learn, list[int]()
+
+    def killing(algorithm: Algorithm, seed: int, iteration: int) -> list[dict[str, float]]:
+        begun.append(iteration)
+        if begun == [0, 1, 2, 3]:
+            assert algorithm.learner_group is not None
+            os.kill(next(iter(algorithm.learner_group.foreach_learner(lambda _: os.getpid()))).get(), signal.SIGKILL)
+        return real(algorithm, seed, iteration)
+
+    monkeypatch.setattr(training, "sample_and_learn", killing)
+    disturbed, history_disturbed = learn(settings, files, tmp_path / "disturbed")
+    assert begun == [0, 1, 2, 3, 2, 3, 4, 5], "it goes on from the checkpoint after iteration 1, not from the start"
+    for name, value in undisturbed.items():
+        torch.testing.assert_close(disturbed[name], value, atol=1e-6, rtol=0)
+    told = ["step", "iteration", "reward", "baseline", "val_loss", "num_selected"]
+    pd.testing.assert_frame_equal(history_disturbed[told], history[told], atol=1e-6)
+    begun.clear()
+    with pytest.raises(StageError, match=r"gave up after 0 restarts.*selector\.max_failures"):
+        learn(replace(settings, selector=replace(settings.selector, max_failures=0)), files, tmp_path / "given_up")
 
 
 def test_unknown_algorithms_and_options_are_refused() -> None:

@@ -61,13 +61,13 @@ def test_killed_run_ends_like_an_uninterrupted_one(tmp_path: Path) -> None:
     run = tmp_path / "runs" / "killed"
     moments: list[Callable[[], bool]] = [
         lambda: len(list((run / "prepare" / "data").glob("*/*.safetensors"))) > 10,
-        lambda: any((run / ".train-selector.partial" / "checkpoints").glob("[0-9]*")),
-        lambda: any((run / ".train.partial").glob("random-0/checkpoint.safetensors")),
+        lambda: (run / "train-selector" / "checkpoint.tar").exists(),
+        lambda: (run / "train" / "random-0" / "checkpoint.safetensors").exists(),
     ]
     for moment in moments:
         _kill_when(_start(tmp_path, "killed"), moment, tmp_path / "killed.log")
     clips = {path: path.stat().st_mtime_ns for path in (run / "prepare" / "data").glob("*/*.safetensors")}
-    finished = (run / ".train.partial" / "real-0" / "model.safetensors").stat().st_mtime_ns
+    finished = (run / "train" / "real-0" / "model.safetensors").stat().st_mtime_ns
     assert _start(tmp_path, "killed").wait() == 0, (tmp_path / "killed.log").read_text()[-3000:]
 
     assert clips == {path: path.stat().st_mtime_ns for path in clips}, "a finished clip was made again"

@@ -12,6 +12,7 @@ import yaml
 from l2a_ray.classifier.settings import ClassifierSettings
 from l2a_ray.config import Settings
 from l2a_ray.errors import SettingError, StageError, StorageError
+from l2a_ray.files import AnyPath
 from l2a_ray.run import NEUTRAL, RunFolder, flatten
 from l2a_ray.selector.rl.settings import SelectorSettings
 from l2a_ray.selector.selection import SelectSettings
@@ -25,7 +26,7 @@ class Work:
     def __init__(self, stops: int = 0) -> None:
         self.stops, self.found = stops, list[list[str]]()
 
-    def __call__(self, out: Path) -> None:
+    def __call__(self, out: AnyPath) -> None:
         self.found.append(sorted(path.name for path in out.glob("*.txt")))
         (out / f"{len(self.found)}.txt").touch()
         if len(self.found) <= self.stops:

@@ -409,14 +409,6 @@ def test_one_hot_selectors_score_their_own_classes_only(selector: Selector, tmp_
 # --- select
 
 
-@pytest.fixture(scope="module")
-def local_ray() -> Iterator[None]:
-    ray = pytest.importorskip("ray")
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
-
-
 @pytest.fixture
 def exact(network: SelectorNetwork) -> SelectorNetwork:
     """A network of small whole numbers: its sums are exact in any order, and ties are many."""
@@ -446,7 +438,7 @@ def write_pairs(path: Path, clips: ClipVectors, count: int) -> pd.DataFrame:
 
 @pytest.mark.ray
 @pytest.mark.filterwarnings(RAYS_OWN)
-@pytest.mark.usefixtures("local_ray")
+@pytest.mark.usefixtures("session")
 @pytest.mark.parametrize("screened", [False, True])
 def test_select_equals_the_plain_way(
     exact: SelectorNetwork, tmp_path: Path, screened: bool, monkeypatch: pytest.MonkeyPatch
@@ -479,7 +471,7 @@ def test_select_equals_the_plain_way(
 
 @pytest.mark.ray
 @pytest.mark.filterwarnings(RAYS_OWN)
-@pytest.mark.usefixtures("local_ray")
+@pytest.mark.usefixtures("session")
 def test_select_refuses_pairs_of_clips_it_does_not_know(exact: SelectorNetwork, tmp_path: Path) -> None:
     clips = exact_clips()
     write_pairs(tmp_path / "pairs.parquet", clips, 20)

@@ -3,15 +3,14 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-import ray
 import safetensors.torch
 import torch
 from safetensors import safe_open
@@ -45,15 +44,8 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> ClipStore:
 def pairs(store: ClipStore) -> str:
     ids = store.rows("train")["id"].to_numpy()
     path = store.root / "pairs.parquet"
-    pd.DataFrame({"foreground": ids, "background": np.roll(ids, 1)}).to_parquet(path)
+    pd.DataFrame({"foreground": ids, "background": np.roll(ids, 1)}).to_parquet(str(path))
     return str(path)
-
-
-@pytest.fixture(scope="module")
-def session() -> Iterator[None]:
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
 
 
 def train(runs: list[TrainingRun], store: ClipStore, out: Path, settings: ClassifierSettings = SETTINGS) -> None:
@@ -156,6 +148,44 @@ def test_killed_driver_goes_on_where_it_was_and_ends_with_the_same_bits(
     once = safetensors.torch.load_file(trained / "random-0" / "model.safetensors")
     twice = safetensors.torch.load_file(tmp_path / "random-0" / "model.safetensors")
     assert once.keys() == twice.keys() and all(torch.equal(once[name], twice[name]) for name in once)
+
+
+@pytest.mark.ray
+def test_a_killed_worker_goes_on_from_its_last_epoch_and_ends_with_the_same_bits(
+    store: ClipStore, pairs: str, trained: Path, session: None, tmp_path: Path
+) -> None:
+    checkpoint, killed = tmp_path / "random-0" / "checkpoint.safetensors", list[int]()
+
+    def kill() -> None:
+        while not checkpoint.is_file():
+            time.sleep(0.01)
+        killed.append(len(history_of(checkpoint)))
+        os.kill(descendant("RayTrainWorker"), signal.SIGKILL)
+
+    thread = threading.Thread(target=kill, daemon=True)
+    thread.start()
+    train([TrainingRun("random-0", 0, pairs)], store, tmp_path)
+    thread.join()
+    history, undisturbed = (pd.read_parquet(folder / "random-0" / "history.parquet") for folder in (tmp_path, trained))
+    assert 0 < killed[0] < EPOCHS and history["epoch"].tolist() == list(range(1, EPOCHS + 1))
+    assert history["loss"].tolist() == undisturbed["loss"].tolist()
+    once, twice = (safetensors.torch.load_file(f / "random-0" / "model.safetensors") for f in (trained, tmp_path))
+    assert all(torch.equal(once[name], twice[name]) for name in once)
+
+
+def descendant(name: str) -> int:
+    """Return the id of the process, among those that this one started or they did, with a title that holds a name."""
+    parents = {int(path.name): int((path / "stat").read_text().rsplit(")")[-1].split()[1]) for path in processes()}
+
+    def ours(process: int) -> bool:
+        return process == os.getpid() or (process in parents and ours(parents[process]))
+
+    titles = {process: (Path("/proc") / str(process) / "cmdline").read_bytes() for process in filter(ours, parents)}
+    return next(process for process, title in titles.items() if name.encode() in title)
+
+
+def processes() -> list[Path]:
+    return [path for path in Path("/proc").iterdir() if path.name.isdigit()]
 
 
 def history_of(checkpoint: Path) -> list[dict[str, float]]:

@@ -4,7 +4,6 @@ Axes: N clips, T time, H height, W width, C channel, F features, L classes.
 """
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -18,14 +17,14 @@ from l2a_ray.classifier.step import predict
 from l2a_ray.clips.store import ClipStore
 from l2a_ray.composite import CompositeSettings
 from l2a_ray.errors import StageError
-from l2a_ray.files import write_bytes
+from l2a_ray.files import AnyPath, write_bytes
 from l2a_ray.samples import Sample, SampleLoader
 
 BATCH = 32  # clips in memory at a time
 
 
 def evaluate(
-    models: Sequence[tuple[str, int, Path]], store: ClipStore, settings: ClassifierSettings, out: Path
+    models: Sequence[tuple[str, int, AnyPath]], store: ClipStore, settings: ClassifierSettings, out: AnyPath
 ) -> None:
     """Test classifiers on the centre crops of the ``test`` split.
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from l2a_ray.classifier.settings import MMACTION, SMALL
 from l2a_ray.classifier.settings import NetworkSettings as NetworkSettings
 from l2a_ray.errors import SettingError, StorageError
-from l2a_ray.files import write_bytes
+from l2a_ray.files import AnyPath, read_bytes, write_bytes
 from l2a_ray.openmmlab import read_checkpoint
 from l2a_ray.weights import WeightsError, read_weights
 
@@ -101,7 +101,7 @@ def build_network(settings: NetworkSettings, num_classes: int) -> Network:
     return network
 
 
-def save_network(path: Path, network: Network) -> None:
+def save_network(path: AnyPath, network: Network) -> None:
     """Write a network's weights as ``load_network`` reads them.
 
     Raises:
@@ -111,7 +111,7 @@ def save_network(path: Path, network: Network) -> None:
     write_bytes(path, safetensors.torch.save(weights))
 
 
-def load_network(path: Path, settings: NetworkSettings, num_classes: int) -> Network:
+def load_network(path: AnyPath, settings: NetworkSettings, num_classes: int) -> Network:
     """Load what ``save_network`` wrote; ``settings.weights`` plays no part.
 
     Raises:
@@ -119,7 +119,7 @@ def load_network(path: Path, settings: NetworkSettings, num_classes: int) -> Net
     """
     network = build_network(replace(settings, weights=None), num_classes)
     try:
-        network.load_state_dict(safetensors.torch.load_file(path))
+        network.load_state_dict(safetensors.torch.load(read_bytes(path)))
     except (OSError, SafetensorError, RuntimeError) as error:
         raise StorageError(
             f"{path}: no weights of {settings.name} (width {settings.width}) for {num_classes} classes: {error}. "

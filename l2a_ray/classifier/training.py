@@ -6,7 +6,6 @@ A `fit` takes 14 to 50 s to start, so there is one for all runs; with ``workers=
 import dataclasses
 import functools
 import logging
-import shutil
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from typing import Any, cast
 import ray
 import ray.train
 import ray.train.torch
+from pyarrow.fs import FSSpecHandler, PyFileSystem
 from ray.util.queue import Queue
 from tqdm import tqdm
 
@@ -26,6 +26,7 @@ from l2a_ray.classifier.worker import TrainingRun as TrainingRun
 from l2a_ray.clips.store import ClipStore
 from l2a_ray.composite import CompositeSettings
 from l2a_ray.errors import L2AError
+from l2a_ray.files import AnyPath, as_path, remove_folder
 from l2a_ray.samples import Sample, SampleLoader
 from l2a_ray.session import raise_cause
 
@@ -33,7 +34,11 @@ log = logging.getLogger(__name__)
 
 
 def train_classifiers(
-    runs: Sequence[TrainingRun], store: Path, settings: ClassifierSettings, composite: CompositeSettings, out: Path
+    runs: Sequence[TrainingRun],
+    store: AnyPath,
+    settings: ClassifierSettings,
+    composite: CompositeSettings,
+    out: AnyPath,
 ) -> None:
     """Train classifiers; each leaves ``out/<name>/model.safetensors`` and ``history.parquet`` (a row an epoch).
 
@@ -58,14 +63,14 @@ def train_classifiers(
     steps = _check(waiting, clips, settings, composite)
     with _progress(steps * len(waiting)) as progress:
         settings = dataclasses.replace(settings, network=settings.network.with_absolute_paths())
-        failure = _fit(Job(waiting, str(store.resolve()), settings, composite, out.resolve(), progress))
+        failure = _fit(Job(waiting, str(store.absolute()), settings, composite, out.absolute(), progress))
     if failure is not None:
         raise failure
 
 
 def _absolute(run: TrainingRun) -> TrainingRun:
     """Ray Train's workers have another working directory."""
-    return run if run.pairs is None else dataclasses.replace(run, pairs=str(Path(run.pairs).resolve()))
+    return run if run.pairs is None else dataclasses.replace(run, pairs=str(as_path(run.pairs).absolute()))
 
 
 def _fit(job: Job) -> L2AError | None:
@@ -81,7 +86,7 @@ def _fit(job: Job) -> L2AError | None:
             resources_per_worker={name: amount for name, amount in resources.items() if amount} or {"memory": 1},
         ),
         run_config=ray.train.RunConfig(
-            storage_path=str(scratch),
+            **_storage(scratch),
             failure_config=ray.train.FailureConfig(max_failures=settings.max_failures),
             logging_config=ray.train.LoggingConfig(log_level="WARNING"),  # type: ignore[call-arg]  # stubs are of V1
         ),
@@ -91,8 +96,15 @@ def _fit(job: Job) -> L2AError | None:
     except ray.train.TrainingFailedError as error:
         return _failure(error, settings)
     finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        remove_folder(scratch)
     return cast(L2AError | None, result.return_value)
+
+
+def _storage(folder: AnyPath) -> dict[str, Any]:
+    """Name a folder as Ray Train wants it: a path, and what it is a path of."""
+    if isinstance(folder, Path):
+        return {"storage_path": str(folder)}
+    return {"storage_path": folder.path, "storage_filesystem": PyFileSystem(FSSpecHandler(folder.fs))}
 
 
 @contextmanager

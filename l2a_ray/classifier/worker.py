@@ -6,12 +6,12 @@ who starts again, be it Ray Train after a worker's death or the user after the d
 with the same bits as a run that was never stopped.
 """
 
+import io
 import json
 import math
 import time
 from collections.abc import Generator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -22,7 +22,7 @@ import torch
 import torch.distributed
 from numpy.typing import NDArray
 from ray.util.queue import Queue
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor
 
 from l2a_ray.classifier.feed import Source, feed
@@ -39,7 +39,7 @@ from l2a_ray.classifier.step import (
 from l2a_ray.clips.store import ClipStore
 from l2a_ray.composite import CompositeSettings
 from l2a_ray.errors import L2AError, LeakError, SettingError, StageError, StorageError
-from l2a_ray.files import write_bytes
+from l2a_ray.files import AnyPath, as_path, header_metadata, read_bytes, read_table, write_bytes
 from l2a_ray.samples import BatchPlan
 from l2a_ray.session import raise_cause
 
@@ -69,7 +69,7 @@ class Job:
     store: str
     settings: ClassifierSettings
     composite: CompositeSettings
-    out: Path
+    out: AnyPath
     progress: Queue
 
 
@@ -78,12 +78,12 @@ def make_plan(run: TrainingRun, store: ClipStore, settings: ClassifierSettings) 
     real = store.rows("train")["id"].to_numpy(dtype=np.str_)
     if not len(real):
         raise StageError(f"{store.root}: no clip of the training split was prepared; its failed.parquet says why")
-    pairs = None if run.pairs is None else _read_pairs(Path(run.pairs), real)
+    pairs = None if run.pairs is None else _read_pairs(as_path(run.pairs), real)
     return BatchPlan(real, pairs, settings.batch_size, settings.composite_share, run.seed)
 
 
-def _read_pairs(path: Path, train: NDArray[np.str_]) -> NDArray[np.str_]:
-    pairs = pd.read_parquet(path, columns=["foreground", "background"]).to_numpy(dtype=np.str_)
+def _read_pairs(path: AnyPath, train: NDArray[np.str_]) -> NDArray[np.str_]:
+    pairs = read_table(path, columns=["foreground", "background"]).to_numpy(dtype=np.str_)
     if not len(pairs):
         raise StageError(f"{path}: no pairs in it. Run `l2a match` and `l2a select` again")
     strangers = np.setdiff1d(pairs, train)
@@ -200,10 +200,10 @@ class _Training:
         if not path.is_file():
             return []
         try:
-            restore_state(self.network, self.optimizer, safetensors.torch.load_file(path))
-            with safe_open(path, framework="pt") as file:
-                history: list[dict[str, float]] = json.loads(file.metadata()["history"])
-        except (SafetensorError, KeyError, RuntimeError) as error:
+            content = read_bytes(path)
+            restore_state(self.network, self.optimizer, safetensors.torch.load(content))
+            history: list[dict[str, float]] = json.loads(header_metadata(io.BytesIO(content))["history"])
+        except (SafetensorError, ValueError, KeyError, RuntimeError) as error:
             raise StorageError(
                 f"{path}: not a checkpoint of this run ({error}). Delete it to train {self.name} from the start"
             ) from error

@@ -7,10 +7,10 @@ paper pays them per pair; its section 6 names that as its main weakness.)
 import hashlib
 import json
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
-from functools import cache
-from pathlib import Path
+from functools import cache, partial
 from typing import Any
 
 import cv2
@@ -20,6 +20,7 @@ import ray
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from l2a_ray.clips.attempts import attempt
 from l2a_ray.clips.store import (
     FAILED_COLUMNS,
     INDEX_DTYPES,
@@ -32,10 +33,10 @@ from l2a_ray.clips.store import (
     write_clip,
     write_index,
 )
-from l2a_ray.errors import DatasetError, L2AError, StageError, StorageError, VideoError
-from l2a_ray.files import write_json
+from l2a_ray.errors import DatasetError, L2AError, StorageError, VideoError
+from l2a_ray.files import AnyPath, as_path, read_bytes, remove_folder
 from l2a_ray.inpaint import Inpainter, InpaintSettings, NoBackgroundError, build_inpainter
-from l2a_ray.run import decisive
+from l2a_ray.run import claim, decisive
 from l2a_ray.segment import SegmentSettings, build_segmenter
 from l2a_ray.segment.base import Planes, Segmenter
 from l2a_ray.videos.catalog import Catalog, Video
@@ -44,6 +45,8 @@ from l2a_ray.videos.decode import Clip, DecodeSettings, decode
 logger = logging.getLogger(__name__)
 Row = dict[str, Any]
 VIDEOS_A_BLOCK = 8
+ATTEMPTS = "attempts"
+LOOKING = 32  # threads
 METADATA = tuple(name for name in INDEX_DTYPES if name not in Video.__dataclass_fields__)
 
 
@@ -54,9 +57,11 @@ class PrepareSettings:
     decode: DecodeSettings = field(default_factory=DecodeSettings)
     segment: SegmentSettings = field(default_factory=SegmentSettings)
     inpaint: InpaintSettings = field(default_factory=InpaintSettings)
+    max_failures: int = 3
+    """``data.max_failures``; the clips do not depend on it."""
 
 
-def prepare(catalog: Catalog, settings: PrepareSettings, root: Path) -> ClipStore:
+def prepare(catalog: Catalog, settings: PrepareSettings, root: AnyPath) -> ClipStore:
     """Fill the clip store at ``root`` with what is missing and write its index.
 
     Clips that are there already are kept as they are; videos that changed on disk since are done again.
@@ -69,9 +74,9 @@ def prepare(catalog: Catalog, settings: PrepareSettings, root: Path) -> ClipStor
     data = root / "data"
     build_segmenter(settings.segment)  # complaints (a missing folder, say) belong before any work
     build_inpainter(settings.inpaint)
-    _claim(data, settings)
+    claim(data, decisive(asdict(settings)))
     known = _known(root)
-    done = {video.id: row for video in catalog.videos if (row := _finished(data, video, known)) is not None}
+    done = _done(data, catalog.videos, known)
     todo = [video for video in catalog.videos if video.id not in done]
     logger.info("prepare: %d videos, %d already done", len(catalog.videos), len(done))
     failed: list[Row] = []
@@ -84,6 +89,7 @@ def prepare(catalog: Catalog, settings: PrepareSettings, root: Path) -> ClipStor
             else:
                 done[row["id"]] = row
             bar.update()
+    remove_folder(root / ATTEMPTS)  # notes of processes that died when all but that was done
     index = pd.DataFrame([done[key] for key in sorted(done)], columns=list(INDEX_DTYPES)).astype(INDEX_DTYPES)
     failures = pd.DataFrame(failed, columns=list(FAILED_COLUMNS)).sort_values("id", ignore_index=True)
     write_index(root, data.name, catalog.classes, index, failures)
@@ -91,23 +97,7 @@ def prepare(catalog: Catalog, settings: PrepareSettings, root: Path) -> ClipStor
     return ClipStore(root)
 
 
-def _claim(data: Path, settings: PrepareSettings) -> None:
-    """Record the settings that the clips are made with, or refuse other ones."""
-    record, wanted = data / "settings.json", json.loads(json.dumps(decisive(asdict(settings))))
-    if not record.is_file():
-        write_json(record, wanted)
-        return
-    found = json.loads(record.read_text(encoding="utf-8"))
-    different = [key for key in sorted(wanted.keys() | found.keys()) if wanted.get(key) != found.get(key)]
-    if different:
-        key = different[0]
-        raise StageError(
-            f"{data}: its clips were prepared with {key}={found.get(key)}, now {key}={wanted.get(key)} is asked for. "
-            "Choose another run name, or delete the folder to prepare again"
-        )
-
-
-def _known(root: Path) -> dict[str, Row]:
+def _known(root: AnyPath) -> dict[str, Row]:
     """Return what the index of an earlier run says of each clip; one file is read faster than all clips' headers."""
     if not (root / "store.json").is_file():
         return {}
@@ -116,7 +106,15 @@ def _known(root: Path) -> dict[str, Row]:
     return {key: dict(zip(METADATA, row, strict=True)) for key, row in zip(index["id"], rows, strict=True)}
 
 
-def _finished(data: Path, video: Video, known: dict[str, Row]) -> Row | None:
+def _done(data: AnyPath, videos: Sequence[Video], known: dict[str, Row]) -> dict[str, Row]:
+    """Return the index rows of the clips that need not be made, by id. It asks for many at a time: stores are slow."""
+    with ThreadPoolExecutor(LOOKING) as pool:
+        found = pool.map(partial(_finished, data, known=known), videos)
+        rows = list(tqdm(found, total=len(videos), desc="look for clips that are done", unit="clip", delay=2))
+    return {video.id: row for video, row in zip(videos, rows, strict=True) if row is not None}
+
+
+def _finished(data: AnyPath, video: Video, known: dict[str, Row]) -> Row | None:
     """Return the index row of a clip that is in the store already and whose video has not changed since."""
     there = clip_path(data, video.id).is_file()
     metadata = (known.get(video.id) if there else None) or read_metadata(data, video.id)
@@ -128,13 +126,13 @@ def _finished(data: Path, video: Video, known: dict[str, Row]) -> Row | None:
 def _stamp(path: str) -> tuple[str, str]:
     """Return size in bytes and time of change, by which a changed video is noticed without reading it."""
     try:
-        status = Path(path).stat()
+        status = as_path(path).stat()
     except OSError:
         return "-1", "-1"
     return str(status.st_size), str(status.st_mtime_ns)
 
 
-def _stream(videos: list[Video], settings: PrepareSettings, data: Path) -> Iterator[Row]:
+def _stream(videos: list[Video], settings: PrepareSettings, data: AnyPath) -> Iterator[Row]:
     """Prepare videos in parallel; yields a row for each as it is done, in no fixed order."""
     if not videos:
         return
@@ -144,9 +142,11 @@ def _stream(videos: list[Video], settings: PrepareSettings, data: Path) -> Itera
     def work(row: Row) -> Row:
         cv2.setNumThreads(1)  # Ray gives each task a CPU; OpenCV would take all of them in every process
         # A JSON string a row: clips and failures have different columns, which the blocks of one table may not have.
+        video = Video(**row)
         try:
-            made = prepare_or_fail(
-                Video(**row), settings, _segmenter(settings.segment), _inpainter(settings.inpaint), data
+            # What a process had done before it died need not be done again by the one that takes its place.
+            made = _finished(data, video, {}) or prepare_or_fail(
+                video, settings, _segmenter(settings.segment), _inpainter(settings.inpaint), data
             )
         except StorageError as error:  # an exception would reach the driver as text inside another one
             made = {"fatal": str(error)}
@@ -181,7 +181,7 @@ def _inpainter(settings: InpaintSettings) -> Inpainter:
 
 
 def prepare_or_fail(
-    video: Video, settings: PrepareSettings, segmenter: Segmenter, inpainter: Inpainter, data: Path
+    video: Video, settings: PrepareSettings, segmenter: Segmenter, inpainter: Inpainter, data: AnyPath
 ) -> Row:
     """Prepare one video; return its index row, or a row of ``failed.parquet`` that says why it cannot be used.
 
@@ -189,7 +189,8 @@ def prepare_or_fail(
         StorageError: the store cannot be written, which no other video would survive either.
     """
     try:
-        return prepare_clip(video, settings, segmenter, inpainter, data)
+        with attempt(data.parent / ATTEMPTS / f"{video.id}.json", video.path, settings.max_failures):
+            return prepare_clip(video, settings, segmenter, inpainter, data)
     except StorageError:
         raise
     except VideoError as error:
@@ -201,7 +202,7 @@ def prepare_or_fail(
 
 
 def prepare_clip(
-    video: Video, settings: PrepareSettings, segmenter: Segmenter, inpainter: Inpainter, data: Path
+    video: Video, settings: PrepareSettings, segmenter: Segmenter, inpainter: Inpainter, data: AnyPath
 ) -> Row:
     """Decode, segment, inpaint and write one video; return its index row.
 
@@ -221,7 +222,7 @@ def prepare_clip(
         "foreground_ratio": float(planes.objects.mean()),
         "people_ratio": float(planes.people.mean()),
         "remark": remark,
-        "source_hash": hashlib.blake2b(Path(video.path).read_bytes(), digest_size=16).hexdigest(),
+        "source_hash": hashlib.blake2b(read_bytes(as_path(video.path)), digest_size=16).hexdigest(),
         "source_size": size,
         "source_mtime_ns": changed,
     }

@@ -8,16 +8,15 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import safetensors.numpy
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 
 from l2a_ray.errors import StageError, StorageError
-from l2a_ray.files import write_bytes, write_json
+from l2a_ray.files import AnyPath, as_path, header_metadata, open_file, read_bytes, read_table, write_bytes, write_json
 from l2a_ray.segment.base import Planes
 
 VERSION = 2
@@ -69,12 +68,13 @@ class ClipStore:
         StageError: the folder holds no complete clip store.
     """
 
-    def __init__(self, root: str | Path) -> None:
-        self.root = Path(root)
+    def __init__(self, root: str | AnyPath) -> None:
+        self.root = as_path(root)
         about = self.root / "store.json"
-        if not about.is_file():
-            raise StageError(f"{self.root}: no clip store here. Run `l2a prepare` first")
-        description = json.loads(about.read_text(encoding="utf-8"))
+        try:
+            description = json.loads(read_bytes(about))
+        except (FileNotFoundError, NotADirectoryError):
+            raise StageError(f"{self.root}: no clip store here. Run `l2a prepare` first") from None
         if description["version"] != VERSION:
             raise StageError(f"{about}: version {description['version']}, this program reads {VERSION}. Prepare again")
         self.classes: tuple[str, ...] = tuple(description["classes"])
@@ -83,12 +83,12 @@ class ClipStore:
     @cached_property
     def index(self) -> pd.DataFrame:
         """One row a clip, sorted by id; columns as in ``INDEX_DTYPES``."""
-        return pd.read_parquet(self.root / "index.parquet")
+        return read_table(self.root / "index.parquet")
 
     @cached_property
     def failed(self) -> pd.DataFrame:
         """One row a video that could not be used; columns as in ``FAILED_COLUMNS``."""
-        return pd.read_parquet(self.root / "failed.parquet")
+        return read_table(self.root / "failed.parquet")
 
     def rows(self, split: str) -> pd.DataFrame:
         """Return the index rows of one split: ``train``, ``val`` or ``test``."""
@@ -102,7 +102,7 @@ class ClipStore:
         """
         path = clip_path(self.data, clip_id)
         try:
-            tensors = safetensors.numpy.load_file(path)
+            tensors = safetensors.numpy.load(read_bytes(path))
         except (OSError, SafetensorError) as error:
             raise StorageError(
                 f"{path}: {error}. Delete the file if it is there and run `l2a prepare` again"
@@ -115,7 +115,7 @@ class ClipStore:
         )
 
 
-def clip_path(data: Path, clip_id: str) -> Path:
+def clip_path(data: AnyPath, clip_id: str) -> AnyPath:
     """Return where a clip's file lies. 256 folders keep each one small enough to list."""
     return data / clip_id[:2] / f"{clip_id}.safetensors"
 
@@ -130,7 +130,7 @@ def unpack(bits: NDArray[np.uint8], width: int) -> NDArray[np.bool_]:
     return np.unpackbits(bits, axis=-1, count=width).view(np.bool_)
 
 
-def write_clip(data: Path, clip_id: str, clip: StoredClip, metadata: dict[str, str]) -> None:
+def write_clip(data: AnyPath, clip_id: str, clip: StoredClip, metadata: dict[str, str]) -> None:
     """Write one clip; a reader sees all of it or nothing.
 
     Raises:
@@ -141,16 +141,16 @@ def write_clip(data: Path, clip_id: str, clip: StoredClip, metadata: dict[str, s
     write_bytes(clip_path(data, clip_id), safetensors.numpy.save(tensors, metadata))
 
 
-def read_metadata(data: Path, clip_id: str) -> dict[str, str] | None:
+def read_metadata(data: AnyPath, clip_id: str) -> dict[str, str] | None:
     """Return what ``write_clip`` was told about a clip, or None if its file is missing or damaged."""
     try:
-        with safe_open(clip_path(data, clip_id), framework="numpy") as file:
-            return dict(file.metadata())
-    except (OSError, SafetensorError):
+        with open_file(clip_path(data, clip_id)) as file:
+            return header_metadata(file)
+    except (OSError, ValueError):
         return None
 
 
-def write_index(root: Path, data: str, classes: Sequence[str], index: pd.DataFrame, failed: pd.DataFrame) -> None:
+def write_index(root: AnyPath, data: str, classes: Sequence[str], index: pd.DataFrame, failed: pd.DataFrame) -> None:
     """Write the store's description; ``store.json`` comes last, so its presence means that all is there."""
     write_bytes(root / "index.parquet", index.to_parquet(index=False))
     write_bytes(root / "failed.parquet", failed.to_parquet(index=False))

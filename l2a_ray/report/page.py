@@ -2,7 +2,6 @@
 
 import base64
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -11,7 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from l2a_ray.clips.store import ClipStore
 from l2a_ray.composite import CompositeSettings
-from l2a_ray.files import write_bytes, write_json
+from l2a_ray.files import AnyPath, read_bytes, write_bytes, write_json
 from l2a_ray.report.plots import Picture, best_arm, draw_plots
 from l2a_ray.report.sheets import draw_sheets
 from l2a_ray.report.tables import PARTS, Json, RunTables, arm_order, read_run, summarise
@@ -24,7 +23,7 @@ MEANING = {
 DASH = "\N{EN DASH}"
 
 
-def write_report(run: Path, store: ClipStore, out: Path) -> Json:
+def write_report(run: AnyPath, store: ClipStore, out: AnyPath) -> Json:
     """Report on a run: ``metrics.json``, ``plots/``, ``sheets/`` and a self-contained ``index.html`` in ``out``.
 
     Parts whose stage was not run are left out, and the page says so.
@@ -44,7 +43,7 @@ def write_report(run: Path, store: ClipStore, out: Path) -> Json:
     composites = CompositeSettings(**((yaml.safe_load(tables.config) or {}).get("composite") or {}))
     pictures = draw_plots(tables, metrics, store.classes, out / "plots")
     pictures |= draw_sheets(tables.selected, tables.worst, store, composites, out / "sheets")
-    page = render(run.resolve().name, tables, metrics, store, pictures)
+    page = render(run.absolute().name, tables, metrics, store, pictures)
     write_bytes(out / "index.html", page.encode())
     return metrics
 
@@ -140,7 +139,7 @@ def number(value: float | None, digits: int = 3) -> str:
 
 def data_uri(picture: Picture) -> str:
     """Return a picture's file as a data URI."""
-    return "data:image/png;base64," + base64.b64encode(picture.path.read_bytes()).decode()
+    return "data:image/png;base64," + base64.b64encode(read_bytes(picture.path)).decode()
 
 
 def _flat(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:

@@ -3,7 +3,6 @@
 import io
 import warnings
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -11,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from l2a_ray.files import write_bytes
+from l2a_ray.files import AnyPath, write_bytes
 from l2a_ray.report.tables import Json, RunTables, arm_order
 
 WIDTH = 8.4  # inches; at 120 dots an inch as wide as the page's column
@@ -27,12 +26,12 @@ NAMED_CLASSES = 40  # more tick labels than this cannot be read
 class Picture:
     """A picture of the report and what one should see in it."""
 
-    path: Path
+    path: AnyPath
     title: str
     caption: str
 
 
-def draw_plots(tables: RunTables, metrics: Json, classes: tuple[str, ...], folder: Path) -> dict[str, Picture]:
+def draw_plots(tables: RunTables, metrics: Json, classes: tuple[str, ...], folder: AnyPath) -> dict[str, Picture]:
     """Draw every plot that the run has data for; returns them by file name without suffix."""
     drawn: dict[str, Picture] = {}
 
@@ -56,7 +55,7 @@ def draw_plots(tables: RunTables, metrics: Json, classes: tuple[str, ...], folde
     return drawn
 
 
-def save(figure: Figure, path: Path) -> None:
+def save(figure: Figure, path: AnyPath) -> None:
     """Write a figure as PNG.
 
     Raises:

@@ -1,7 +1,6 @@
 """What a pair is made of, and contact sheets of it: a row a pair. Axes: T time, H height, W width, C channel."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +10,7 @@ from numpy.typing import NDArray
 
 from l2a_ray.clips.store import ClipStore
 from l2a_ray.composite import CompositeSettings, place
+from l2a_ray.files import AnyPath
 from l2a_ray.mixes import pasted
 from l2a_ray.report.plots import Picture, save
 from l2a_ray.samples import Sample, SampleLoader
@@ -67,7 +67,7 @@ def draw_sheets(
     worst: pd.DataFrame | None,
     store: ClipStore,
     settings: CompositeSettings,
-    folder: Path,
+    folder: AnyPath,
 ) -> dict[str, Picture]:
     """Draw the best and the worst scored pairs; a sheet without pairs is left out."""
     legend = "Over each row: foreground's and background's class, score ω, and the label's share λ of the foreground."

@@ -8,7 +8,6 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -18,6 +17,7 @@ from scipy.special import stdtrit
 
 from l2a_ray.clips.store import NO_BACKGROUND, NO_FOREGROUND, ClipStore
 from l2a_ray.errors import StageError
+from l2a_ray.files import AnyPath, read_bytes, read_table
 from l2a_ray.report.truth import judge, read_truth
 
 Json = dict[str, Any]
@@ -60,7 +60,7 @@ class RunTables:
     notes: tuple[str, ...]
 
 
-def read_run(run: Path) -> RunTables:
+def read_run(run: AnyPath) -> RunTables:
     """Read what there is of a run.
 
     Raises:
@@ -87,17 +87,17 @@ def read_run(run: Path) -> RunTables:
     )
 
 
-def _load_json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))
+def _load_json(path: AnyPath) -> Any:
+    return json.loads(read_bytes(path))
 
 
-def _load_yaml(path: Path) -> str:
-    text = path.read_text(encoding="utf-8")
+def _load_yaml(path: AnyPath) -> str:
+    text = read_bytes(path).decode()
     yaml.safe_load(text)
     return text
 
 
-def _read(path: Path, load: Callable[[Path], Any]) -> Any:
+def _read(path: AnyPath, load: Callable[[AnyPath], Any]) -> Any:
     if not path.is_file():
         return None
     try:
@@ -106,15 +106,16 @@ def _read(path: Path, load: Callable[[Path], Any]) -> Any:
         raise StageError(f"{path}: damaged ({error}). Delete it with its folder and run that stage again") from error
 
 
-def _table(path: Path) -> pd.DataFrame | None:
-    table: pd.DataFrame | None = _read(path, pd.read_parquet)
+def _table(path: AnyPath) -> pd.DataFrame | None:
+    table: pd.DataFrame | None = _read(path, read_table)
     return table
 
 
-def _curves(folder: Path) -> pd.DataFrame | None:
+def _curves(folder: AnyPath) -> pd.DataFrame | None:
     """Join the histories of all classifiers, ``train/<arm>-<seed>/history.parquet``."""
     found = []
-    for path in sorted(folder.glob("*/history.parquet")):
+    paths: list[AnyPath] = list(folder.glob("*/history.parquet"))
+    for path in sorted(paths, key=str):
         name = re.fullmatch(r"(\w.*)-(\d+)", path.parent.name)
         table = _table(path)
         if name and table is not None:

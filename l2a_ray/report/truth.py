@@ -3,13 +3,14 @@
 Nothing but the report (and a benchmark) reads the truth; a stage that did would cheat. Axes: P pairs.
 """
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow
 from numpy.typing import ArrayLike
+
+from l2a_ray.files import as_path, read_table
 
 
 def read_truth(root: str) -> pd.DataFrame | None:
@@ -18,9 +19,9 @@ def read_truth(root: str) -> pd.DataFrame | None:
     Returns:
         Columns path (absolute) and bad ("", "wrong_label" or "lost"). Rows of the test split are not read.
     """
-    folder = Path(root).expanduser().absolute()
+    folder = as_path(root).absolute()
     try:
-        found = pd.read_parquet(folder / "truth.parquet", columns=["path", "bad"], filters=[("split", "==", "train")])
+        found = read_table(folder / "truth.parquet", columns=["path", "bad"], filters=[("split", "==", "train")])
     except (OSError, ValueError, KeyError, pyarrow.ArrowException):
         return None  # most data sets have no such file, and one by that name may be the user's own
     return found.assign(path=[str(folder / path) for path in found["path"]])

@@ -11,6 +11,7 @@ T is the number of frames that the video decodes to. Masks may have another reso
 aspect. Axes: T time, H height, W width.
 """
 
+import io
 import zipfile
 import zlib
 from pathlib import Path
@@ -20,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from l2a_ray.errors import DatasetError, VideoError
+from l2a_ray.files import AnyPath, as_path, read_bytes
 from l2a_ray.segment.base import Instances, people
 from l2a_ray.videos.decode import Clip
 
@@ -43,7 +45,7 @@ class PrecomputedSegmenter:
     """
 
     def __init__(self, masks: str) -> None:
-        self._root = Path(masks)
+        self._root = as_path(masks)
         if not self._root.is_dir():
             raise DatasetError(f"segment.masks={masks!r}: no such folder. Name the folder that holds the masks")
 
@@ -53,7 +55,7 @@ class PrecomputedSegmenter:
         Raises:
             VideoError: the masks are missing, unreadable, of another length or of another aspect than the video.
         """
-        path = self._find(Path(clip.path))
+        path = self._find(clip.path)
         if path is None:
             cause = f"no masks in {self._root}"
             raise VideoError(
@@ -68,9 +70,9 @@ class PrecomputedSegmenter:
         frame_N = np.flatnonzero(mask_THW.any(axis=(1, 2)))
         return people(mask_THW[frame_N], frame_N, np.ones(len(frame_N), np.float32), len(mask_THW))
 
-    def _find(self, video: Path) -> Path | None:
+    def _find(self, video: str) -> AnyPath | None:
         """The first place that holds this video's masks."""
-        for name in _names(str(video)):
+        for name in _names(video):
             for suffix in _SUFFIXES:
                 path = self._root / (name + suffix)
                 if path.is_file() if suffix else path.is_dir():
@@ -83,14 +85,13 @@ def _names(video: str) -> tuple[str, str]:
     return f"{path.parent.name}/{path.stem}", path.stem
 
 
-def _read(path: Path, indices_T: NDArray[np.int64], frame_count: int) -> NDArray[np.bool_]:
+def _read(path: AnyPath, indices_T: NDArray[np.int64], frame_count: int) -> NDArray[np.bool_]:
     """The masks of these frames, bool (T, H, W)."""
     try:
         if path.is_dir():
             return _read_images(sorted(path.glob("*.png")), indices_T, frame_count)
-        with path.open("rb") as file:
-            content = np.load(file, allow_pickle=False)
-            arrays = {"": content} if isinstance(content, np.ndarray) else dict(content)
+        content = np.load(io.BytesIO(read_bytes(path)), allow_pickle=False)
+        arrays = {"": content} if isinstance(content, np.ndarray) else dict(content)
     except _READ_ERRORS as error:
         raise _MaskError(f"cannot be read ({error})") from error
     if arrays.keys() == {"mask", "shape"}:
@@ -100,7 +101,7 @@ def _read(path: Path, indices_T: NDArray[np.int64], frame_count: int) -> NDArray
     return _take(next(iter(arrays.values())), indices_T, frame_count)
 
 
-def _read_images(paths: list[Path], indices_T: NDArray[np.int64], frame_count: int) -> NDArray[np.bool_]:
+def _read_images(paths: list[AnyPath], indices_T: NDArray[np.int64], frame_count: int) -> NDArray[np.bool_]:
     _check_length(len(paths), frame_count)
     images = [_read_image(paths[i]) for i in indices_T]
     sizes = {image_HW.shape for image_HW in images}
@@ -109,8 +110,8 @@ def _read_images(paths: list[Path], indices_T: NDArray[np.int64], frame_count: i
     return np.stack(images)
 
 
-def _read_image(path: Path) -> NDArray[np.bool_]:
-    image_HW = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
+def _read_image(path: AnyPath) -> NDArray[np.bool_]:
+    image_HW = cv2.imdecode(np.frombuffer(read_bytes(path), np.uint8), cv2.IMREAD_GRAYSCALE)
     if image_HW is None:
         raise _MaskError(f"hold an unreadable image, {path.name}")
     return image_HW > 0

@@ -8,7 +8,6 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, NoReturn, cast
 
 import safetensors.torch
@@ -17,7 +16,7 @@ from safetensors import SafetensorError
 
 from l2a_ray.classifier.networks import NetworkSettings
 from l2a_ray.errors import L2AError, SelectorFileError
-from l2a_ray.files import write_bytes, write_json
+from l2a_ray.files import AnyPath, read_bytes, write_bytes, write_json
 from l2a_ray.names import EmbeddingSettings
 from l2a_ray.selector.network import LabelEncoding, SelectorNetwork
 
@@ -59,7 +58,7 @@ def hash_weights(weights: Mapping[str, torch.Tensor]) -> str:
     return digest.hexdigest()
 
 
-def save_selector(folder: Path, selector: Selector) -> None:
+def save_selector(folder: AnyPath, selector: Selector) -> None:
     """Write a Selector's two files, each atomically, ``selector.json`` last.
 
     Raises:
@@ -77,7 +76,7 @@ def save_selector(folder: Path, selector: Selector) -> None:
     write_json(folder / METADATA, _metadata(selector))
 
 
-def load_selector(folder: Path) -> Selector:
+def load_selector(folder: AnyPath) -> Selector:
     """Read a Selector, on the CPU.
 
     Raises:
@@ -96,7 +95,7 @@ def load_selector(folder: Path) -> Selector:
     return selector
 
 
-def check_classes(selector: Selector, classes: Sequence[str], folder: Path) -> None:
+def check_classes(selector: Selector, classes: Sequence[str], folder: AnyPath) -> None:
     """Refuse to score pairs of other classes with a Selector that knows its own classes only.
 
     Args:
@@ -166,9 +165,9 @@ def _part(weights: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.T
     return {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}
 
 
-def _read_metadata(path: Path) -> dict[str, Any]:
+def _read_metadata(path: AnyPath) -> dict[str, Any]:
     try:
-        metadata = json.loads(path.read_text(encoding="utf-8"))
+        metadata = json.loads(read_bytes(path))
     except OSError as error:
         _refuse_missing(path, error)
     except ValueError as error:
@@ -180,19 +179,19 @@ def _read_metadata(path: Path) -> dict[str, Any]:
     return metadata
 
 
-def _read_weights(path: Path) -> dict[str, torch.Tensor]:
+def _read_weights(path: AnyPath) -> dict[str, torch.Tensor]:
     try:
-        return safetensors.torch.load(path.read_bytes())
+        return safetensors.torch.load(read_bytes(path))
     except OSError as error:
         _refuse_missing(path, error)
     except SafetensorError as error:
         _refuse(path, f"is truncated or damaged ({error})", "Export the Selector again, or copy the file again", error)
 
 
-def _refuse_missing(path: Path, error: OSError) -> NoReturn:
-    cause = f"cannot be read ({error.strerror})"
+def _refuse_missing(path: AnyPath, error: OSError) -> NoReturn:
+    cause = f"cannot be read ({error.strerror or error})"
     _refuse(path, cause, f"A Selector is a folder with {WEIGHTS} and {METADATA}; `l2a train-selector` writes it", error)
 
 
-def _refuse(path: Path, cause: str, advice: str, error: Exception | None = None) -> NoReturn:
+def _refuse(path: AnyPath, cause: str, advice: str, error: Exception | None = None) -> NoReturn:
     raise SelectorFileError(f"{path}: {cause}. {advice}") from error

@@ -2,14 +2,13 @@
 
 import io
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from l2a_ray.errors import StageError
-from l2a_ray.files import write_bytes
+from l2a_ray.files import AnyPath, open_parquet, write_bytes
 from l2a_ray.selector.scoring import Rows
 from l2a_ray.selector.vectors import ClipVectors
 
@@ -17,7 +16,7 @@ ENDS = ["foreground", "background"]
 LABEL = "foreground_label"
 
 
-def group_sizes(path: Path) -> dict[int, int]:
+def group_sizes(path: AnyPath) -> dict[int, int]:
     """Count the pairs of every foreground class, a row group in memory at a time."""
     sizes: Counter[int] = Counter()
     pairs = open_pairs(path)
@@ -27,7 +26,7 @@ def group_sizes(path: Path) -> dict[int, int]:
     return dict(sorted(sizes.items()))
 
 
-def rows_of(path: Path, places: dict[int, Rows]) -> Rows:
+def rows_of(path: AnyPath, places: dict[int, Rows]) -> Rows:
     """Turn places among the pairs of each foreground class (sorted) into row numbers of the table, sorted."""
     rows: list[Rows] = []
     before = dict.fromkeys(places, 0)
@@ -41,16 +40,16 @@ def rows_of(path: Path, places: dict[int, Rows]) -> Rows:
     return np.sort(np.concatenate(rows))
 
 
-def open_pairs(path: Path) -> pq.ParquetFile:
+def open_pairs(path: AnyPath) -> pq.ParquetFile:
     """Open the table; refuse one that cannot be read."""
     try:
-        return pq.ParquetFile(path)
+        return open_parquet(path)
     except (OSError, pa.ArrowInvalid) as error:
         advice = f"Delete the folder {path.parent} and run `l2a {path.parent.name}` again"
         raise StageError(f"{path}: cannot be read ({error}). {advice}") from error
 
 
-def check_clips(path: Path, clips: ClipVectors) -> None:
+def check_clips(path: AnyPath, clips: ClipVectors) -> None:
     """Refuse pairs of unknown clips here, before any work: Ray Data passes on a task's error as text only."""
     pairs = open_pairs(path)
     for group in range(pairs.num_row_groups):
@@ -58,14 +57,14 @@ def check_clips(path: Path, clips: ClipVectors) -> None:
             clips.rows(column.unique().to_pylist())
 
 
-def spans(path: Path) -> list[tuple[int, int]]:
+def spans(path: AnyPath) -> list[tuple[int, int]]:
     """Return the first row of every row group, and the row after its last."""
     metadata = open_pairs(path).metadata
     ends = np.cumsum([metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]).tolist()
     return list(zip([0, *ends], ends, strict=False))
 
 
-def read_pairs(path: Path, rows_K: Rows) -> pa.Table:
+def read_pairs(path: AnyPath, rows_K: Rows) -> pa.Table:
     """Read the given rows of the pairs, in that order."""
     order = np.argsort(rows_K)
     sorted_K, parts = rows_K[order], []
@@ -85,7 +84,7 @@ def clip_rows(clips: ClipVectors, pairs: pa.Table) -> tuple[Rows, Rows]:
     )
 
 
-def write_table(path: Path, table: pa.Table) -> None:
+def write_table(path: AnyPath, table: pa.Table) -> None:
     """Write a table, atomically."""
     content = io.BytesIO()
     pq.write_table(table, content)

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +9,7 @@ import pyarrow as pa
 from tqdm import tqdm
 
 from l2a_ray.errors import SettingError, StageError
+from l2a_ray.files import AnyPath
 from l2a_ray.selector.pair_table import (
     ENDS,
     LABEL,
@@ -47,12 +47,12 @@ class SelectSettings:
 
 
 def select(
-    pairs_path: Path,
+    pairs_path: AnyPath,
     clips: ClipVectors,
     scorer: Scorer,
     settings: SelectSettings,
     seed: int,
-    out: Path,
+    out: AnyPath,
 ) -> None:
     """Score all candidate pairs, keep the best K (paper, 4.1, end) and K drawn at random, and write ``select/``.
 
@@ -94,7 +94,7 @@ def select(
     tally_pairs(stream, scorer, screen, budgets, drawn_K, total).write(pairs_path, out)
 
 
-def _stream(pairs_path: Path, clips: ClipVectors, scorer: Scorer, rows_R: Rows | None) -> Iterator[Batch]:
+def _stream(pairs_path: AnyPath, clips: ClipVectors, scorer: Scorer, rows_R: Rows | None) -> Iterator[Batch]:
     """Score the row groups in parallel; yields logits, row numbers and foreground labels, in the table's order."""
     import ray.data  # here, because the rest of this module serves machines without Ray
 

@@ -5,13 +5,12 @@ R pairs scored again.
 """
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from l2a_ray.files import write_json
+from l2a_ray.files import AnyPath, write_json
 from l2a_ray.selector.pair_table import read_pairs, write_table
 from l2a_ray.selector.scoring import BATCH, Floats, Rows, Scorer, Screen, omega
 
@@ -110,7 +109,7 @@ class Tally:
         rows_R, first_R = np.unique(np.concatenate(rows), return_index=True)
         return np.concatenate(scores)[first_R], rows_R
 
-    def write(self, pairs_path: Path, out: Path) -> None:
+    def write(self, pairs_path: AnyPath, out: AnyPath) -> None:
         """Write the files of ``select/``, the summary last."""
         results = [best.result() for best in self.best.values()]
         scores_K, rows_K = (np.concatenate(part) for part in zip(*results, strict=True))
@@ -170,6 +169,6 @@ def _rescore(batches: Iterator[Batch], tally: Tally, rough_R: Floats, rows_R: Ro
     return float(np.max(errors))
 
 
-def _scored(path: Path, rows_K: Rows, logits_K: Floats) -> pa.Table:
+def _scored(path: AnyPath, rows_K: Rows, logits_K: Floats) -> pa.Table:
     """Read the given rows of the pairs, in that order, and add their omega."""
     return read_pairs(path, rows_K).append_column("score", pa.array(omega(logits_K), pa.float32()))

@@ -5,7 +5,6 @@ Axes: N clips, F features of the backbone, L length of a label vector.
 
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -16,7 +15,7 @@ from l2a_ray.classifier.evaluation import extract_features
 from l2a_ray.classifier.networks import Network, build_network
 from l2a_ray.clips.store import ClipStore
 from l2a_ray.errors import StageError
-from l2a_ray.files import write_bytes
+from l2a_ray.files import AnyPath, read_bytes, write_bytes
 from l2a_ray.selector.file import Selector, check_classes
 from l2a_ray.selector.network import label_vectors
 
@@ -56,15 +55,15 @@ class ClipVectors:
             )
         return rows.astype(np.int64)
 
-    def save(self, path: Path) -> None:
+    def save(self, path: AnyPath) -> None:
         """Write all three arrays to one safetensors file, atomically."""
         ids = self.ids_N.view(np.uint8).reshape(len(self.ids_N), -1)
         write_bytes(path, safetensors.numpy.save({"ids": ids, "features": self.features_NF, "labels": self.labels_NL}))
 
     @classmethod
-    def load(cls, path: Path) -> "ClipVectors":
+    def load(cls, path: AnyPath) -> "ClipVectors":
         """Read what ``save`` wrote."""
-        tensors = safetensors.numpy.load_file(path)
+        tensors = safetensors.numpy.load(read_bytes(path))
         ids = np.ascontiguousarray(tensors["ids"])
         return cls(
             ids_N=ids.view(f"S{ids.shape[1]}").ravel(), features_NF=tensors["features"], labels_NL=tensors["labels"]

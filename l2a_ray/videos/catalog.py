@@ -12,6 +12,7 @@ from typing import Literal
 import numpy as np
 
 from l2a_ray.errors import DatasetError, SettingError
+from l2a_ray.files import AnyPath, as_path, read_bytes
 from l2a_ray.videos.published import (
     DEPTH,
     SETS,
@@ -53,6 +54,8 @@ class DataSettings:
     """Share of each class's training clips cut off as D_val, where no val folder is given (ours; METHOD.md)."""
     test_fraction: float = 0.2
     """Share of each class's clips drawn as test part, where no test folder is given (ours)."""
+    max_failures: int = 3
+    """How many processes may die while they prepare the same video before it is given up (ours)."""
 
     def __post_init__(self) -> None:
         if self.layout not in LAYOUTS:
@@ -68,6 +71,8 @@ class DataSettings:
             raise SettingError(
                 "data.labelled_share", self.labelled_share, f"must be {allowed} for split {self.split} of {self.layout}"
             )
+        if self.max_failures < 0:
+            raise SettingError("data.max_failures", self.max_failures, "must be 0 or more")
         for name in ("val_fraction", "test_fraction"):
             fraction = getattr(self, name)
             if not 0 < fraction < 1:
@@ -80,7 +85,7 @@ class Video:
 
     Args:
         id: 16 hex digits made from the path below the root, so the same on every machine.
-        path: absolute path.
+        path: absolute path or URI.
         class_name: its class.
         label: position of the class in ``Catalog.classes``.
         split: the part it belongs to.
@@ -132,7 +137,7 @@ def read_catalog(settings: DataSettings, seed: int) -> Catalog:
     Raises:
         DatasetError: the folder cannot serve as a data set; the message says why.
     """
-    root = Path(settings.root).expanduser().absolute()
+    root = as_path(settings.root).absolute()
     if not settings.root or not root.is_dir():
         raise DatasetError(f"data.root={settings.root!r} is not a folder. Give the folder that holds the videos")
     listing = LAYOUTS[settings.layout](root, settings)
@@ -178,19 +183,20 @@ def _found(path: str, class_name: str, part: Part) -> _Found:
     return _Found(path=path, class_name=class_name, part=part, group=group)
 
 
-def _entries(folder: Path) -> list[Path]:
+def _entries(folder: AnyPath) -> list[AnyPath]:
     """What a folder holds, sorted, without hidden files."""
     try:
         return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
     except OSError as error:
-        raise DatasetError(f"{folder} cannot be listed ({error.strerror}). Make it a readable folder") from error
+        cause = error.strerror or error
+        raise DatasetError(f"{folder} cannot be listed ({cause}). Make it a readable folder") from error
 
 
-def _folders(folder: Path) -> list[Path]:
+def _folders(folder: AnyPath) -> list[AnyPath]:
     return [path for path in _entries(folder) if path.is_dir()]
 
 
-def _candidates(folder: Path, left_out: Counter[str]) -> list[Path]:
+def _candidates(folder: AnyPath, left_out: Counter[str]) -> list[AnyPath]:
     videos = []
     for path in _entries(folder):
         if path.suffix.lower() not in EXTENSIONS:
@@ -214,26 +220,26 @@ def _count_notes(left_out: Counter[str]) -> list[str]:
     return [f"files left out because they {reason}: {count}" for reason, count in sorted(left_out.items()) if count]
 
 
-def _read_folder(root: Path, _: DataSettings) -> _Listing:
+def _read_folder(root: AnyPath, _: DataSettings) -> _Listing:
     classes, found, notes, left_out = set(), [], [], Counter[str]()
-    parts: list[tuple[Path, Part]] = [(root, "train")]
+    parts: list[tuple[str, Part]] = [("", "train")]
     if (root / "train").is_dir() and _folders(root / "train"):  # with videos right in it, train is a class of that name
         folders = _folders(root)
-        parts = [(path, _PART_FOLDERS[path.name]) for path in folders if path.name in _PART_FOLDERS]
+        parts = [(f"{path.name}/", _PART_FOLDERS[path.name]) for path in folders if path.name in _PART_FOLDERS]
         if others := [path.name for path in folders if path.name not in _PART_FOLDERS]:
             notes.append(f"folders beside train left out: {', '.join(others)}")
-    for part_folder, part in parts:
-        for entry in _entries(part_folder):
+    for above, part in parts:
+        for entry in _entries(root / above):
             if entry.is_dir():
                 classes.add(entry.name)
                 paths = _candidates(entry, left_out)
-                found += [_found(path.relative_to(root).as_posix(), entry.name, part) for path in paths]
+                found += [_found(f"{above}{entry.name}/{path.name}", entry.name, part) for path in paths]
             elif entry.suffix.lower() in EXTENSIONS:
                 left_out["lie outside the class folders"] += 1
     return _Listing(classes=tuple(sorted(classes)), found=found, notes=notes + _count_notes(left_out))
 
 
-def _read_jhmdb(root: Path, settings: DataSettings) -> _Listing:
+def _read_jhmdb(root: AnyPath, settings: DataSettings) -> _Listing:
     ending = f"_test_split{settings.split}.txt"
     split_files = {path.name.removesuffix(ending): path for path in (root / "splits").glob(f"*{ending}")}
     if not split_files or not (root / "videos").is_dir():
@@ -261,11 +267,11 @@ def _read_jhmdb(root: Path, settings: DataSettings) -> _Listing:
     return _Listing(classes=tuple(sorted(split_files)), found=found, notes=notes)
 
 
-def _read_split_file(file: Path) -> dict[str, Part]:
+def _read_split_file(file: AnyPath) -> dict[str, Part]:
     """Read lines "<clip>.avi 1" (train) or 2 (test); other numbers mean that the clip is not in this split."""
     parts: dict[str, Part] = {"1": "train", "2": "test"}
     named = {}
-    for number, line in enumerate(file.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
+    for number, line in enumerate(read_bytes(file).decode(errors="replace").splitlines(), start=1):
         clip, _, flag = line.strip().rpartition(" ")
         if line.strip() and not (clip and flag.isdigit()):
             raise DatasetError(f"{file}, line {number}: must be a clip's name and 1 (train) or 2 (test), got {line!r}")
@@ -274,7 +280,7 @@ def _read_split_file(file: Path) -> dict[str, Part]:
     return named
 
 
-def _read_published(root: Path, settings: DataSettings) -> _Listing:
+def _read_published(root: AnyPath, settings: DataSettings) -> _Listing:
     """Find the clips of a published list; classes without a training video are left out, and a note names them."""
     paths = [path for path in list_files(root) if _is_text(path)]
     videos = [path for path in paths if path.lower().endswith(tuple(EXTENSIONS))]
@@ -305,7 +311,7 @@ def _share_there(there: int, missing: list[ListedClip]) -> str:
     return f"{note}; the first that is not is {missing[0].class_name}/{missing[0].name}" if missing else note
 
 
-def _check_parts(root: Path, settings: DataSettings, found: list[_Found]) -> None:
+def _check_parts(root: AnyPath, settings: DataSettings, found: list[_Found]) -> None:
     parts: tuple[Part, ...] = ("train", "test")
     if lacking := [part for part in parts if all(clip.part != part for clip in found)]:
         raise DatasetError(
@@ -314,7 +320,7 @@ def _check_parts(root: Path, settings: DataSettings, found: list[_Found]) -> Non
         )
 
 
-LAYOUTS: dict[str, Callable[[Path, DataSettings], _Listing]] = {
+LAYOUTS: dict[str, Callable[[AnyPath, DataSettings], _Listing]] = {
     "folder": _read_folder,
     "jhmdb": _read_jhmdb,
     **dict.fromkeys(SETS, _read_published),
@@ -326,7 +332,7 @@ def _choose_classes(listing: _Listing, labels: str | None) -> tuple[tuple[str, .
     if labels is None:
         return listing.classes, []
     try:
-        lines = Path(labels).expanduser().read_text(encoding="utf-8").splitlines()
+        lines = read_bytes(as_path(labels)).decode().splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DatasetError(f"data.labels={labels!r} cannot be read ({error}). Give a text file, UTF-8") from error
     names = [line.strip() for line in lines if line.strip()]
@@ -347,7 +353,7 @@ def _suggest(unknown: Iterable[str], known: Iterable[str]) -> str:
     return ", ".join(map(one, unknown))
 
 
-def _check_classes(root: Path, classes: tuple[str, ...], found: list[_Found]) -> None:
+def _check_classes(root: AnyPath, classes: tuple[str, ...], found: list[_Found]) -> None:
     if len(classes) < 2:
         raise DatasetError(f"{root} holds fewer than 2 classes. Make a folder of videos for each class")
     for clips, kind in ((found, "no video"), ([clip for clip in found if clip.part == "train"], "no training video")):

@@ -1,10 +1,12 @@
 """Reading a video file: frames at uniform times, resized (PyAV)."""
 
+import io
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import av
 import numpy as np
@@ -15,11 +17,13 @@ from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from l2a_ray.errors import SettingError, VideoError
+from l2a_ray.files import as_path, open_file, read_bytes
 
 MIN_SIDE = 16  # pixels; a narrower picture shows no action
 MAX_ASPECT = 10  # long side over short side; a longer strip would fill the memory once its short side is resized
 MIN_SHARE = 0.8  # a file that yields a smaller share of the frames it promises is refused as truncated
 _REPLACE = "Replace the file by an intact copy, or remove it"
+_FETCH = "Run the same command again: what is done is kept"
 _NO_VIDEO = "Remove it: it is no video"
 
 
@@ -78,8 +82,9 @@ def decode(path: str, settings: DecodeSettings) -> Clip:
     """
     _check_file(path)
     try:
-        header = _probe(path)
-        picked, count, broken = _read(path, uniform_indices(header.packets, settings.frames), settings.size)
+        source = _fetch(path)
+        header = _probe(path, source)
+        picked, count, broken = _read(path, source, uniform_indices(header.packets, settings.frames), settings.size)
         promised = round((header.packets if broken else count) / header.share)
         if count < MIN_SHARE * promised:
             raise VideoError(path, f"truncated: {count} of {promised} frames could be decoded", _REPLACE)
@@ -87,22 +92,32 @@ def decode(path: str, settings: DecodeSettings) -> Clip:
             raise VideoError(path, f"it holds {count} frame, motion needs 2", _NO_VIDEO)
         indices_T = uniform_indices(count, settings.frames)
         if count != header.packets:  # a packet is not always a frame: read again, now that the number is known
-            picked, _, _ = _read(path, indices_T, settings.size)
+            picked, _, _ = _read(path, source, indices_T, settings.size)
     except av.FFmpegError as error:
         raise VideoError(path, f"cannot be decoded ({error.strerror})", _REPLACE) from error
     frames_THWC = np.stack([picked[index] for index in indices_T.tolist()])
     return Clip(path=path, frames_THWC=frames_THWC, indices_T=indices_T, frame_count=count, rate=header.rate)
 
 
+def _fetch(path: str) -> BinaryIO | None:
+    """Return the content of a video in an object store, which decoding reads more than once; None: it is a file."""
+    file = as_path(path)
+    try:
+        return None if isinstance(file, Path) else io.BytesIO(read_bytes(file))
+    except OSError as error:
+        raise VideoError(path, f"cannot be fetched ({error})", _FETCH) from error
+
+
 def _check_file(path: str) -> None:
-    file = Path(path)
+    file = as_path(path)
     try:
         status = file.stat()
     except FileNotFoundError:
-        cause = f"dangling link to {file.readlink()}" if file.is_symlink() else "missing"
+        linked = isinstance(file, Path) and file.is_symlink()
+        cause = f"dangling link to {file.readlink()}" if linked else "missing"
         raise VideoError(path, cause, "Put the file there, or take it out of the data set") from None
     except OSError as error:
-        raise VideoError(path, str(error.strerror), "Make the file readable") from error
+        raise VideoError(path, str(error.strerror or error), "Make the file readable") from error
     if not stat.S_ISREG(status.st_mode):
         kind = "a directory" if stat.S_ISDIR(status.st_mode) else "a device or pipe"
         raise VideoError(path, f"{kind}, not a file", "Move or rename it")
@@ -127,7 +142,9 @@ def read_header(path: str) -> Header:
         VideoError: the file cannot be opened as a video, or says of itself that ``decode`` would refuse it.
     """
     _check_file(path)
-    with _open(path) as (container, stream):
+    file = as_path(path)
+    with nullcontext() if isinstance(file, Path) else open_file(file) as source, _open(path, source) as opened:
+        container, stream = opened
         rate = float(stream.average_rate or stream.guessed_rate or 0)
         frames = stream.frames or round((container.duration or 0) / av.time_base * rate)
         header = Header(stream.codec_context.width, stream.codec_context.height, frames, rate)
@@ -138,11 +155,13 @@ def read_header(path: str) -> Header:
 
 
 @contextmanager
-def _open(path: str) -> Iterator[tuple[InputContainer, VideoStream]]:
+def _open(path: str, source: BinaryIO | None) -> Iterator[tuple[InputContainer, VideoStream]]:
     try:
         # "file:" and the whitelist: a colon in a name, or a playlist in the file, must not lead to another protocol.
         options = {"protocol_whitelist": "file"}
-        container = av.open(f"file:{path}", options=options, metadata_errors="ignore")
+        if source is not None:
+            source.seek(0)
+        container = av.open(source or f"file:{path}", "r", options=options, metadata_errors="ignore")
     except PermissionError as error:
         raise VideoError(path, "permission denied", "Make the file readable") from error
     except av.FFmpegError as error:
@@ -166,9 +185,9 @@ class _Header:
     rate: float
 
 
-def _probe(path: str) -> _Header:
+def _probe(path: str, source: BinaryIO | None) -> _Header:
     packets, end = 0, 0.0
-    with _open(path) as (container, stream):
+    with _open(path, source) as (container, stream):
         for packet in container.demux():
             start = packet.dts if packet.pts is None else packet.pts
             if not packet.size or start is None:
@@ -184,7 +203,9 @@ def _probe(path: str) -> _Header:
         return _Header(packets=packets, share=share, rate=rate)
 
 
-def _read(path: str, wanted: NDArray[np.int64], size: int) -> tuple[dict[int, NDArray[np.uint8]], int, bool]:
+def _read(
+    path: str, source: BinaryIO | None, wanted: NDArray[np.int64], size: int
+) -> tuple[dict[int, NDArray[np.uint8]], int, bool]:
     """Decode the whole file; only the wanted frames are converted, each scaled and turned to RGB in one step.
 
     Returns:
@@ -192,7 +213,7 @@ def _read(path: str, wanted: NDArray[np.int64], size: int) -> tuple[dict[int, ND
     """
     positions, picked, count = set(wanted.tolist()), dict[int, NDArray[np.uint8]](), 0
     reformatter, width, height = VideoReformatter(), 0, 0
-    with _open(path) as (container, stream):
+    with _open(path, source) as (container, stream):
         try:
             for frame in container.decode(stream):
                 if count == 0:

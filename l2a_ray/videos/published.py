@@ -1,5 +1,6 @@
 """Data sets known by their published lists: which clips belong to them, and finding those on disk by their names."""
 
+import io
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -12,6 +13,7 @@ from typing import Literal, NamedTuple
 import pandas as pd
 
 from l2a_ray.errors import DatasetError
+from l2a_ray.files import AnyPath, read_bytes
 
 DEPTH = 2
 """Folders between the root and a video, as in train/<class>/. Deeper lie frames, which take long to list."""
@@ -88,7 +90,7 @@ def read_list(name: str, split: int, labelled_share: float) -> tuple[list[Listed
     return [ListedClip(*row) for row in zip(*columns, strict=True)], unlabelled
 
 
-def list_files(root: Path, depth: int = DEPTH) -> list[str]:
+def list_files(root: AnyPath, depth: int = DEPTH) -> list[str]:
     """Return the files at most ``depth`` folders below a root, as sorted POSIX paths below it, without hidden ones.
 
     Each folder is listed once and no file is looked at, so that 240,000 videos take a second.
@@ -96,7 +98,10 @@ def list_files(root: Path, depth: int = DEPTH) -> list[str]:
     Raises:
         DatasetError: a folder cannot be listed.
     """
-    return sorted(_walk(root, "", depth))
+    if isinstance(root, Path):
+        return sorted(_walk(root, "", depth))
+    found = (path.removeprefix(f"{root.path}/") for path in root.fs.find(root.path, maxdepth=depth + 1))
+    return sorted(path for path in found if not any(part.startswith(".") for part in path.split("/")))
 
 
 def _walk(folder: Path, above: str, depth: int) -> Iterator[str]:
@@ -143,7 +148,7 @@ def find_clips(listed: Iterable[ListedClip], paths: Iterable[str], key: Callable
     return Search(there, missing, others, doubles)
 
 
-def find_kinetics_train(root: Path, paths: Iterable[str], tests: Search) -> tuple[Search, str]:
+def find_kinetics_train(root: AnyPath, paths: Iterable[str], tests: Search) -> tuple[Search, str]:
     """Add Kinetics-400's training clips, whose list is not shipped: by the user's annotations, or by folders.
 
     Args:
@@ -188,9 +193,9 @@ def _by_folder(path: str, classes: dict[str, str]) -> ListedClip | None:
     return ListedClip(class_name, stem(path), "train")
 
 
-def _read_annotations(file: Path, classes: dict[str, str]) -> Iterator[ListedClip]:
+def _read_annotations(file: AnyPath, classes: dict[str, str]) -> Iterator[ListedClip]:
     try:
-        table = pd.read_csv(file, dtype=str, keep_default_na=False)
+        table = pd.read_csv(io.BytesIO(read_bytes(file)), dtype=str, keep_default_na=False)
         labels = table["label"].map(lambda label: classes.get(_plain(label)))
         start, end = (table[name].str.zfill(6) for name in ("time_start", "time_end"))
         names = (table["youtube_id"] + "_" + start + "_" + end).tolist()

@@ -101,7 +101,8 @@ def _with_options(config: AlgorithmConfig, settings: SelectorSettings) -> Algori
         reason = f"{settings.algorithm} does not take them ({error}); RLlib's documentation lists its options"
         raise SettingError("selector.options", settings.options, reason) from error
     return config.learners(
-        num_learners=0,
+        num_learners=settings.learners,
+        num_gpus_per_learner=settings.gpus_per_learner,
         learner_class=exploring(config.get_default_learner_class()),
         learner_config_dict={WEIGHT: settings.exploration},
     )

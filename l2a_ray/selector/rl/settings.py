@@ -47,6 +47,12 @@ class SelectorSettings:
     """Processes that run environments, each with its own replica of the classifier; 0: in the driver."""
     gpus_per_env_runner: float = 0
     """GPUs, or a share of one, that each such process reserves."""
+    learners: int = 0
+    """Processes that compute gradients: 1 of its own, on a GPU perhaps; 0: in the driver."""
+    gpus_per_learner: float = 0
+    """GPUs, or a share of one, that this process reserves."""
+    max_failures: int = 3
+    """How often training goes back to its last checkpoint because a learner, or all it stood on, has died."""
     checkpoint_every: int = 10
     """Iterations between checkpoints."""
 
@@ -71,12 +77,17 @@ class SelectorSettings:
             raise SettingError("selector.steps", self.steps, reason)
         if not self.hidden or min(self.hidden) < 1:
             raise SettingError("selector.hidden", self.hidden, "must hold at least one layer size, each 1 or more")
-        for name in ("exploration", "env_runners", "gpus_per_env_runner"):
+        for name in ("exploration", "env_runners", "gpus_per_env_runner", "gpus_per_learner", "max_failures"):
             if getattr(self, name) < 0:
                 raise SettingError(f"selector.{name}", getattr(self, name), "must not be negative")
         if self.gpus_per_env_runner and not self.env_runners:
             reason = "with selector.env_runners=0 the environment runs in the driver, which reserves no GPU: must be 0"
             raise SettingError("selector.gpus_per_env_runner", self.gpus_per_env_runner, reason)
+        if self.learners not in (0, 1):
+            raise SettingError("selector.learners", self.learners, "must be 0 or 1: a Selector is small")
+        if self.gpus_per_learner and not self.learners:
+            reason = "with selector.learners=0 the driver learns, which reserves no GPU: must be 0"
+            raise SettingError("selector.gpus_per_learner", self.gpus_per_learner, reason)
         if self.algorithm in ("APPO", "IMPALA") and not self.env_runners:
             reason = f"{self.algorithm} learns while others sample: must be at least 1"
             raise SettingError("selector.env_runners", self.env_runners, reason)

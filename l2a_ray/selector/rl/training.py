@@ -3,17 +3,21 @@
 Axes: N clips, F features of a clip, L length of a label vector.
 """
 
-import shutil
+import io
+import logging
+import tarfile
 import time
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from pathlib import Path
+from itertools import count
+from tempfile import TemporaryDirectory
 from typing import Any, Self
 
 import pandas as pd
 import safetensors.torch
 import torch
+from ray.exceptions import RayActorError
 from ray.rllib.algorithms import Algorithm
 from ray.rllib.utils.metrics import ENV_RUNNER_RESULTS
 from tqdm import tqdm
@@ -26,7 +30,7 @@ from l2a_ray.clips.store import ClipStore
 from l2a_ray.composite import CompositeSettings
 from l2a_ray.config import Settings
 from l2a_ray.errors import SettingError, StageError
-from l2a_ray.files import write_bytes
+from l2a_ray.files import AnyPath, read_bytes, write_bytes
 from l2a_ray.names import EmbeddingSettings
 from l2a_ray.selector.file import Selector, save_selector
 from l2a_ray.selector.network import SelectorNetwork, label_vectors
@@ -36,6 +40,8 @@ from l2a_ray.selector.rl.settings import SelectorSettings
 from l2a_ray.selector.vectors import ClipVectors, describe_clips
 from l2a_ray.tracking import Tracker, TrackingSettings
 
+logger = logging.getLogger(__name__)
+CHECKPOINT = "checkpoint.tar"
 PATIENCE = 300  # seconds without any step
 
 
@@ -68,7 +74,7 @@ class SelectorTraining:
         )
 
 
-def train_selector(store: ClipStore, pairs: Path, settings: SelectorTraining, out: Path) -> None:
+def train_selector(store: ClipStore, pairs: AnyPath, settings: SelectorTraining, out: AnyPath) -> None:
     """Train a Selector on the candidate pairs of a store.
 
     Writes ``warm/model.safetensors`` (the plain classifier), ``vectors.safetensors``, ``history.parquet`` (a row a
@@ -82,18 +88,42 @@ def train_selector(store: ClipStore, pairs: Path, settings: SelectorTraining, ou
     train_classifiers([warm], store.root, settings.classifier, settings.composite, out)
     vectors = _vectors(store, settings, out)
     network = _initial(store, vectors, settings)
-    algorithm = build_algorithm(network, env_files(store, pairs, settings, out), settings)
-    try:
-        history = _learn(algorithm, settings, out / "checkpoints")
-        network.load_state_dict(_policy(algorithm))
-    finally:
-        algorithm.stop()
+    files = env_files(store, pairs, settings, out)
+    weights, history = learn(network, files, settings, out)
+    network.load_state_dict(weights)
     write_bytes(out / "history.parquet", history.to_parquet(index=False))
     save_selector(out, _bundle(network, store, settings, out))
-    shutil.rmtree(out / "checkpoints", ignore_errors=True)
+    (out / CHECKPOINT).unlink(missing_ok=True)
 
 
-def env_files(store: ClipStore, pairs: Path, settings: SelectorTraining, out: Path) -> EnvFiles:
+def learn(
+    network: SelectorNetwork, files: EnvFiles, settings: SelectorTraining, out: AnyPath
+) -> tuple[dict[str, torch.Tensor], pd.DataFrame]:
+    """Train from a network's weights, or from the checkpoint in ``out``; return the new weights and a row a step.
+
+    A process that dies and cannot be spared, as a learner, costs the steps since the last checkpoint.
+
+    Raises:
+        StageError: that happened more often than ``selector.max_failures``.
+    """
+    for failures in count():
+        algorithm = build_algorithm(network, files, settings)
+        try:
+            history = _learn(algorithm, settings, out)
+            return _policy(algorithm), history
+        except RayActorError as error:
+            if failures == settings.selector.max_failures:
+                raise StageError(
+                    f"train-selector gave up after {failures} restarts: {error}\nThe same command goes on from the "
+                    "last checkpoint; selector.max_failures allows more restarts"
+                ) from error
+            logger.warning("train-selector: a process died; back to the last checkpoint. (%s)", error)
+        finally:
+            algorithm.stop()
+    raise AssertionError("unreachable")
+
+
+def env_files(store: ClipStore, pairs: AnyPath, settings: SelectorTraining, out: AnyPath) -> EnvFiles:
     """Return what the environment is built from, once ``out`` holds the warm start and the vectors."""
     return EnvFiles(
         store=str(store.root.absolute()),
@@ -119,7 +149,7 @@ def build_algorithm(network: SelectorNetwork, files: EnvFiles, settings: Selecto
     return build_config(settings.selector, files, module, settings.seed).build_algo()
 
 
-def _warm_pairs(pairs: Path, settings: SelectorTraining, out: Path) -> str | None:
+def _warm_pairs(pairs: AnyPath, settings: SelectorTraining, out: AnyPath) -> str | None:
     """Write the random pairs that the warm start is trained with; None if it sees real clips alone."""
     if settings.selector.warm_start == "real":
         return None
@@ -129,7 +159,7 @@ def _warm_pairs(pairs: Path, settings: SelectorTraining, out: Path) -> str | Non
     return str(path)
 
 
-def _vectors(store: ClipStore, settings: SelectorTraining, out: Path) -> ClipVectors:
+def _vectors(store: ClipStore, settings: SelectorTraining, out: AnyPath) -> ClipVectors:
     """Compute what the Selector knows of each clip, or read it if that is done."""
     path = out / "vectors.safetensors"
     if not path.is_file():
@@ -151,14 +181,14 @@ def _initial(store: ClipStore, vectors: ClipVectors, settings: SelectorTraining)
     return network
 
 
-def _learn(algorithm: Algorithm, settings: SelectorTraining, checkpoints: Path) -> pd.DataFrame:
+def _learn(algorithm: Algorithm, settings: SelectorTraining, out: AnyPath) -> pd.DataFrame:
     """Run the iterations that are still to do; return a row for every step since the first."""
     selector = settings.selector
-    rows = _restore(algorithm, checkpoints)
+    rows = _restore(algorithm, out / CHECKPOINT)
     lost_before = int(rows[-1]["env_runners_lost"]) if rows else 0
     iteration = int(rows[-1]["iteration"]) + 1 if rows else 0
     total = selector.steps * max(1, selector.env_runners)
-    tracker = Tracker(checkpoints.parent / "tensorboard", settings.tracking, settings.name, asdict(settings), len(rows))
+    tracker = Tracker(out / "tensorboard", settings.tracking, settings.name, asdict(settings), len(rows))
     with closing(tracker), tqdm(total=total, initial=len(rows), desc="train-selector", unit="step") as bar:
         # Steps are counted, not iterations: those that died with their runner are made up for.
         since = time.monotonic()
@@ -175,7 +205,7 @@ def _learn(algorithm: Algorithm, settings: SelectorTraining, checkpoints: Path) 
             bar.set_postfix({name: f"{value:.3g}" for name, value in told.items()})
             tracker.log(len(rows), {f"selector/{name}": value for name, value in told.items()})
             if (iteration + 1) % selector.checkpoint_every == 0 and len(rows) < total:
-                _save(algorithm, rows, checkpoints, iteration)
+                _save(algorithm, rows, out / CHECKPOINT)
             iteration += 1
     return pd.DataFrame(rows)
 
@@ -238,29 +268,28 @@ def _refuse_nan(algorithm: Algorithm, settings: SelectorTraining, step: int) -> 
     raise SettingError("selector.learning_rate", settings.selector.learning_rate, reason)
 
 
-def _save(algorithm: Algorithm, rows: list[dict[str, Any]], checkpoints: Path, iteration: int) -> None:
-    """Write a checkpoint beside, rename it, and only then drop the one before."""
-    partial, complete = checkpoints / ".partial", checkpoints / f"{iteration:06d}"
-    shutil.rmtree(partial, ignore_errors=True)
-    algorithm.save_to_path(str((partial / "algorithm").absolute()))
-    pd.DataFrame(rows).to_parquet(partial / "history.parquet", index=False)
-    partial.rename(complete)
-    for old in _complete(checkpoints)[:-1]:
-        shutil.rmtree(old)
+def _save(algorithm: Algorithm, rows: list[dict[str, Any]], checkpoint: AnyPath) -> None:
+    """Write a checkpoint in place of the one before, as one file: folders cannot be replaced in one step."""
+    content = io.BytesIO()
+    with TemporaryDirectory() as folder:
+        algorithm.save_to_path(f"{folder}/algorithm")
+        pd.DataFrame(rows).to_parquet(f"{folder}/history.parquet", index=False)
+        with tarfile.open(fileobj=content, mode="w") as archive:
+            archive.add(folder, arcname=".")
+    write_bytes(checkpoint, content.getvalue())
 
 
-def _restore(algorithm: Algorithm, checkpoints: Path) -> list[dict[str, Any]]:
-    """Load the newest checkpoint, if there is one; return the steps up to it."""
-    found = _complete(checkpoints)
-    if not found:
+def _restore(algorithm: Algorithm, checkpoint: AnyPath) -> list[dict[str, Any]]:
+    """Load the checkpoint, if there is one; return the steps up to it."""
+    if not checkpoint.is_file():
         return []
-    algorithm.restore_from_path(str((found[-1] / "algorithm").absolute()))
-    history = pd.read_parquet(found[-1] / "history.parquet")
+    content = io.BytesIO(read_bytes(checkpoint))
+    with TemporaryDirectory() as folder:
+        with tarfile.open(fileobj=content) as archive:
+            archive.extractall(folder, filter="data")
+        algorithm.restore_from_path(f"{folder}/algorithm")
+        history = pd.read_parquet(f"{folder}/history.parquet")
     return [dict(zip(history.columns, row, strict=True)) for row in history.itertuples(index=False)]
-
-
-def _complete(checkpoints: Path) -> list[Path]:
-    return sorted(path for path in checkpoints.glob("[0-9]*") if path.is_dir())
 
 
 def _policy(algorithm: Algorithm) -> dict[str, torch.Tensor]:
@@ -274,14 +303,14 @@ def _policy(algorithm: Algorithm) -> dict[str, torch.Tensor]:
     }
 
 
-def _bundle(network: SelectorNetwork, store: ClipStore, settings: SelectorTraining, out: Path) -> Selector:
+def _bundle(network: SelectorNetwork, store: ClipStore, settings: SelectorTraining, out: AnyPath) -> Selector:
     return Selector(
         network=network,
         agreement=settings.selector.agreement,
         encoding=settings.selector.labels,
         embedding=settings.embedding,
         classes=store.classes if settings.selector.labels == "one_hot" else None,
-        backbone=safetensors.torch.load_file(out / "warm" / "model.safetensors"),
+        backbone=safetensors.torch.load(read_bytes(out / "warm" / "model.safetensors")),
         backbone_settings=settings.classifier.network,
         backbone_classes=len(store.classes),
         crop=settings.classifier.crop,

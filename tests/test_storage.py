@@ -1,0 +1,202 @@
+"""Videos, clip store and run folder in an object store: a real S3 server, slow or failing, and the same results."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+import s3fs
+import safetensors.numpy
+
+from l2a_ray.errors import MissingPackageError, StageError, StorageError
+from l2a_ray.files import as_path, header_metadata, open_file, read_bytes, remove_folder, write_bytes
+from l2a_ray.lock import hold
+from l2a_ray.videos.generate import GenerateSettings, generate
+
+BUCKET = "s3://bucket"
+GENERATE = GenerateSettings(
+    width=64, height=48, frames=8, train_per_class=8, test_per_class=2, wrong_label_share=0, lost_share=0
+)
+CONFIG = """
+arms: real,selected
+data: {layout: folder, val_fraction: 0.25}
+decode: {frames: 4, size: 32}
+segment: {kind: motion}
+match: {kind: random}
+env: {pairs: 8}
+selector: {steps: 32, steps_per_update: 4, steps_per_iteration: 16, checkpoint_every: 1, hidden: [16], labels: one_hot}
+select: {budget: 0.5}
+classifier: {network: {name: small3d, width: 4}, epochs: 2, batch_size: 4, crop: 28, workers: 1}
+"""
+
+
+@contextmanager
+def s3_server(monkeypatch: pytest.MonkeyPatch, delay: float = 0, fail_every: int = 0) -> Iterator[s3fs.S3FileSystem]:
+    script = Path(__file__).with_name("s3_server.py")
+    command = [sys.executable, str(script), str(delay), str(fail_every)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None and server.stdin is not None
+        port = int(server.stdout.readline())
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            monkeypatch.setenv(name, "test")
+        monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        s3fs.S3FileSystem.clear_instance_cache()
+        store = s3fs.S3FileSystem(use_listings_cache=False)
+        store.mkdir("bucket")
+        try:
+            yield store
+        finally:
+            s3fs.S3FileSystem.clear_instance_cache()
+            server.kill()
+
+
+@pytest.fixture
+def store(monkeypatch: pytest.MonkeyPatch) -> Iterator[s3fs.S3FileSystem]:
+    with s3_server(monkeypatch) as filesystem:
+        yield filesystem
+
+
+def l2a(folder: Path, command: str, root: str, runs: str) -> str:
+    (folder / "run.yaml").write_text(CONFIG)
+    arguments = ["--config", "run.yaml", "--data.root", root, "--runs", runs, "--name", "a"]
+    whole = [sys.executable, "-m", "l2a_ray", command, *arguments]
+    done = subprocess.run(whole, cwd=folder, capture_output=True, text=True, timeout=800)
+    assert done.returncode == 0, done.stderr[-5000:]
+    return done.stderr
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with ``videos`` and a finished run in ``runs/a``."""
+    folder = tmp_path_factory.mktemp("local")
+    generate(folder / "videos", GENERATE, 0)
+    l2a(folder, "run", "videos", "runs")
+    return folder
+
+
+@pytest.mark.ray
+def test_a_run_in_a_store_that_fails_now_and_then_ends_as_one_in_folders(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with s3_server(monkeypatch, fail_every=20) as store:
+        store.put(str(finished / "videos"), "bucket/videos", recursive=True)
+        l2a(tmp_path, "run", f"{BUCKET}/videos", f"{BUCKET}/runs")
+        local = json.loads((finished / "runs/a/report/metrics.json").read_bytes())
+        remote = json.loads(store.cat_file("bucket/runs/a/report/metrics.json"))
+        del local["timing"], remote["timing"]
+        assert remote == local
+        assert b"</html>" in store.cat_file("bucket/runs/a/report/index.html")
+        assert store.glob("bucket/runs/a/train-selector/tensorboard/events*")
+
+        clips = store.glob("bucket/runs/a/prepare/data/*/*.safetensors", detail=True)
+        assert "train: complete, nothing to do" in l2a(tmp_path, "run", f"{BUCKET}/videos", f"{BUCKET}/runs")
+        assert store.glob("bucket/runs/a/prepare/data/*/*.safetensors", detail=True) == clips, "a clip was made again"
+    assert [path.name for path in tmp_path.iterdir()] == ["run.yaml"], "a URI was taken for a path"
+
+
+@pytest.mark.ray
+def test_a_slow_store_gives_the_same_clips_and_pairs(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with s3_server(monkeypatch, delay=0.1) as store:
+        store.put(str(finished / "videos"), "bucket/videos", recursive=True)
+        l2a(tmp_path, "prepare", f"{BUCKET}/videos", f"{BUCKET}/runs")
+        l2a(tmp_path, "match", f"{BUCKET}/videos", f"{BUCKET}/runs")
+        pairs = (finished / "runs/a/match/pairs.parquet").read_bytes()
+        assert store.cat_file("bucket/runs/a/match/pairs.parquet") == pairs
+        for path in (finished / "runs/a/prepare/data").glob("*/*.safetensors"):
+            clip = safetensors.numpy.load(path.read_bytes())
+            other = safetensors.numpy.load(store.cat_file(f"bucket/runs/a/prepare/data/{path.parent.name}/{path.name}"))
+            assert all((clip[name] == other[name]).all() for name in clip)
+
+
+@pytest.mark.ray
+def test_a_full_disk_is_told_and_with_more_room_the_same_command_goes_on(tmp_path: Path) -> None:
+    generate(tmp_path / "videos", GENERATE, 0)
+    (tmp_path / "run.yaml").write_text(CONFIG)
+    (tmp_path / "runs").mkdir()
+    prepare = f"{sys.executable} -m l2a_ray prepare --config run.yaml --data.root videos --name a"
+    # Of its own name space, so that nobody else sees the small disk, and any user may mount it.
+    script = f"""
+        mount -t tmpfs -o size=400k tmpfs runs || exit 77
+        {prepare} 2> full.txt; echo $? > full.status; find runs -name '*.safetensors' | sort > full.clips
+        mount -o remount,size=64m runs
+        {prepare} 2> room.txt; echo $? > room.status; find runs -name '*.safetensors' | sort > room.clips
+    """
+    done = subprocess.run(["unshare", "--map-root-user", "--mount", "sh", "-c", script], cwd=tmp_path, timeout=400)
+    if done.returncode == 77 or not (tmp_path / "full.txt").exists():
+        pytest.skip("this system lets no user mount a small disk")
+    told, went_on = (tmp_path / "full.txt").read_text(), (tmp_path / "room.txt").read_text()
+    assert (tmp_path / "full.status").read_text() == "2\n" and (tmp_path / "room.status").read_text() == "0\n", went_on
+    assert "No space left on device" in told and "Traceback" not in told, told
+    before, after = ((tmp_path / name).read_text().splitlines() for name in ("full.clips", "room.clips"))
+    assert 0 < len(before) < len(after) == 60 and set(before) < set(after)
+    assert f"60 videos, {len(before)} already done" in went_on
+
+
+# --- the parts
+
+
+def test_what_a_setting_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert as_path("runs") == Path("runs") and as_path(f"file://{tmp_path}") == tmp_path
+    assert as_path("~/runs") == Path.home() / "runs"
+    assert str(as_path("s3://bucket/a") / "b") == "s3://bucket/a/b"
+    with pytest.raises(StorageError, match="nonsense://a: no such kind of storage"):
+        as_path("nonsense://a")
+    monkeypatch.setattr("fsspec.get_filesystem_class", lambda name: __import__("package_that_is_not_there"))
+    with pytest.raises(MissingPackageError, match=r"s3://bucket/a: .*package_that_is_not_there"):
+        as_path("s3://bucket/a")
+
+
+def test_a_store_that_is_gone_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    with s3_server(monkeypatch):
+        path = as_path(f"{BUCKET}/a/b")
+        write_bytes(path, b"1")
+    with pytest.raises(OSError, match="bucket/a/b"):
+        read_bytes(path)
+    with pytest.raises(StorageError, match=r"s3://bucket/a/b: cannot be written .* same command goes on"):
+        write_bytes(path, b"2")
+
+
+def test_a_missing_bucket_is_told(store: s3fs.S3FileSystem) -> None:
+    with pytest.raises(StorageError, match=r"s3://nowhere/a: cannot be written"):
+        write_bytes(as_path("s3://nowhere/a"), b"1")
+    with pytest.raises(StorageError, match=r"s3://nowhere/runs: cannot be "), hold(as_path("s3://nowhere/runs")):
+        pass
+
+
+@pytest.mark.parametrize("kept", [1.0, 0.5, 0.001])
+def test_metadata_are_read_without_the_tensors(tmp_path: Path, kept: float) -> None:
+    content = safetensors.numpy.save({"a": np.zeros(10_000, np.uint8)}, {"id": "7"})
+    (tmp_path / "a").write_bytes(content[: int(kept * len(content))])
+    with open_file(tmp_path / "a") as file:
+        if kept == 1:
+            assert header_metadata(file) == {"id": "7"}
+            return
+        with pytest.raises(ValueError, match=r"should have|Expecting value|Unterminated|delimiter"):
+            header_metadata(file)
+
+
+def test_folder_in_a_store_is_one_holders_at_a_time(store: s3fs.S3FileSystem, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("l2a_ray.lock.BEAT", 0.2)
+    folder = as_path(f"{BUCKET}/runs/a")
+    with (
+        hold(folder),
+        pytest.raises(StageError, match=rf"bucket/runs/a: another process is at work in it \(host .*{os.getpid()}"),
+        hold(folder),
+    ):
+        pass
+    with hold(folder):
+        pass  # whoever ends leaves it free
+    write_bytes(folder / ".owner.json", b'{"host": "gone", "token": "x"}')
+    with hold(folder):
+        pass  # whoever is gone is noticed by the beats that do not come
+    remove_folder(folder)
+    remove_folder(folder)
+    assert not folder.exists()
