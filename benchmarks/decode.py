@@ -27,8 +27,8 @@ from pathlib import Path
 
 import decord
 
-from l2a_ray.videos.catalog import EXTENSIONS
 from l2a_ray.videos.decode import DecodeSettings, decode, uniform_indices
+from l2a_ray.videos.layouts import EXTENSIONS
 
 DEFAULT = Path(__file__).parents[2] / "shared" / "data" / "jhmdb_original"
 SETTINGS = DecodeSettings()

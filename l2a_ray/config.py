@@ -91,8 +91,8 @@ class Settings:
 
     @property
     def folder(self) -> AnyPath:
-        """The run's folder."""
-        return as_path(self.runs) / self.name
+        """The run's folder; its whole path, for processes with another working directory."""
+        return as_path(self.runs).absolute() / self.name
 
     def plain(self) -> dict[str, Any]:
         """Return the settings as nested dictionaries of plain values."""

@@ -46,6 +46,11 @@ def as_path(name: str | AnyPath) -> AnyPath:
     return UPath(text, use_listings_cache=False)
 
 
+def absolute_name(name: str | None) -> str | None:
+    """Return the whole path of a file or folder that is there; any other name, of weights say, as it is."""
+    return name if name is None or not Path(name).exists() else str(Path(name).absolute())
+
+
 def write_bytes(path: AnyPath, content: bytes) -> None:
     """Write beside, then rename; an object store shows an object when all of it is there.
 

@@ -8,8 +8,8 @@ program it is all the same: take it from where you would take a program.
 Axes: B batch, C channel, H height, W width.
 """
 
+import io
 import warnings
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from l2a_ray.errors import SettingError
+from l2a_ray.files import as_path, read_bytes
 
 _MULTIPLE = 8
 _PROBE = 64  # side of the first image, by which a file of another kind is known
@@ -26,7 +27,7 @@ class LearnedFill:
     """Fills images by a TorchScript file, on the GPU if the process sees one.
 
     Args:
-        model: path of the file.
+        model: path or URI of the file.
 
     Raises:
         SettingError: the file is missing, is no TorchScript, or takes or gives something else.
@@ -69,13 +70,16 @@ class LearnedFill:
 
 
 def _load(model: str, device: torch.device) -> torch.jit.ScriptModule:
-    if not Path(model).is_file():
-        raise SettingError("inpaint.model", model, "no such file: name a TorchScript file such as big-lama.pt")
+    try:
+        content = io.BytesIO(read_bytes(as_path(model)))
+    except OSError as error:
+        reason = f"no such file ({error}): name a TorchScript file such as big-lama.pt"
+        raise SettingError("inpaint.model", model, reason) from error
     try:
         with warnings.catch_warnings():
             # PyTorch would rather see torch.export, but the published file is TorchScript.
             warnings.simplefilter("ignore", DeprecationWarning)
-            module: torch.jit.ScriptModule = torch.jit.load(model, map_location=device)  # type: ignore[no-untyped-call]
+            module: torch.jit.ScriptModule = torch.jit.load(content, map_location=device)  # type: ignore[no-untyped-call]
             return module.eval()
     except (RuntimeError, ValueError) as error:
         reason = "must be a TorchScript file, saved by torch.jit.save; a plain checkpoint holds weights without program"

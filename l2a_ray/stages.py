@@ -13,7 +13,7 @@ import pandas as pd
 from l2a_ray.clips.store import ClipStore
 from l2a_ray.config import Settings
 from l2a_ray.errors import DatasetError
-from l2a_ray.files import AnyPath, as_path, read_bytes, write_bytes, write_json
+from l2a_ray.files import AnyPath, absolute_name, as_path, read_bytes, write_bytes, write_json
 from l2a_ray.run import RunFolder, claim
 from l2a_ray.selector.rl.settings import RANDOM
 from l2a_ray.videos.catalog import read_catalog
@@ -38,7 +38,10 @@ def prepare(settings: Settings) -> AnyPath:
     if segment.kind == "precomputed" and segment.masks is None:
         segment = replace(segment, masks=str(as_path(settings.data.root) / "masks"))
     parts = preparation.PrepareSettings(
-        decode=settings.decode, segment=segment, inpaint=settings.inpaint, max_failures=settings.data.max_failures
+        decode=settings.decode,
+        segment=segment.with_absolute_paths(),
+        inpaint=replace(settings.inpaint, model=absolute_name(settings.inpaint.model)),
+        max_failures=settings.data.max_failures,
     )
     with ray_session():
         store = preparation.prepare(catalog, parts, run.path / "prepare")

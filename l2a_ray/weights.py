@@ -1,5 +1,6 @@
 """State dicts from files that a user names, or from torchvision's download; never unpickled."""
 
+import io
 import pickle
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from l2a_ray.files import as_path, read_bytes
+
 
 class WeightsError(Exception):
     """Weights cannot be had; the message says why, and ends without a full stop."""
@@ -19,18 +22,18 @@ def read_weights(name: str, choices: Any) -> dict[str, Tensor]:
     """Read a state dict from a file, or from torchvision's download.
 
     Args:
-        name: a ``.safetensors``, ``.pth`` or ``.pt`` file, or the name of one of the choices.
+        name: path or URI of a ``.safetensors``, ``.pth`` or ``.pt`` file, or the name of one of the choices.
         choices: torchvision's enumeration of weights for this network, or None.
 
     Raises:
         WeightsError: the file is missing, damaged, or no plain state dict; the download fails; no such name.
     """
-    path = Path(name)
+    suffix = Path(name).suffix
     try:
-        if path.suffix == ".safetensors":
-            return safetensors.torch.load_file(path)
-        if path.suffix in {".pth", ".pt"}:
-            return _plain(torch.load(path, map_location="cpu", weights_only=True))
+        if suffix == ".safetensors":
+            return safetensors.torch.load(read_bytes(as_path(name)))
+        if suffix in {".pth", ".pt"}:
+            return _plain(torch.load(io.BytesIO(read_bytes(as_path(name))), map_location="cpu", weights_only=True))
     except (OSError, SafetensorError, RuntimeError, pickle.UnpicklingError, EOFError) as error:
         reason = f"cannot be read as weights ({str(error).splitlines()[0]}). Check the path, or fetch it again"
         raise WeightsError(reason) from error

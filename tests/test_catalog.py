@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from l2a_ray.errors import DatasetError, LeakError, SettingError
-from l2a_ray.videos.catalog import Catalog, DataSettings, read_catalog, source_video
+from l2a_ray.videos.catalog import Catalog, DataSettings, read_catalog
+from l2a_ray.videos.layouts import source_video
 from l2a_ray.videos.splits import draw_groups, refuse_test_clips
 
 

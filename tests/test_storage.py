@@ -19,6 +19,7 @@ from l2a_ray.lock import hold
 from l2a_ray.videos.generate import GenerateSettings, generate
 
 BUCKET = "s3://bucket"
+PAIRS = "runs/a/match/pairs.parquet"
 GENERATE = GenerateSettings(
     width=64, height=48, frames=8, train_per_class=8, test_per_class=2, wrong_label_share=0, lost_share=0
 )
@@ -71,23 +72,37 @@ def l2a(folder: Path, command: str, root: str, runs: str) -> str:
     return done.stderr
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with ``videos`` and a finished run in ``runs/a``."""
-    folder = tmp_path_factory.mktemp("local")
-    generate(folder / "videos", GENERATE, 0)
-    l2a(folder, "run", "videos", "runs")
-    return folder
-
-
 @pytest.mark.ray
-def test_a_run_in_a_store_that_fails_now_and_then_ends_as_one_in_folders(
-    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_clips_and_pairs_from_a_slow_and_failing_store_are_those_from_folders(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with s3_server(monkeypatch, fail_every=20) as store:
-        store.put(str(finished / "videos"), "bucket/videos", recursive=True)
+    generate(tmp_path / "videos", GENERATE, 0)
+    with s3_server(monkeypatch, delay=0.05, fail_every=20) as store:
+        store.put(str(tmp_path / "videos"), "bucket/videos", recursive=True)
+        for root, runs in (("videos", "runs"), (f"{BUCKET}/videos", f"{BUCKET}/runs")):
+            for command in ("prepare", "match"):
+                l2a(tmp_path, command, root, runs)
+        assert store.cat_file("bucket/runs/a/match/pairs.parquet") == (tmp_path / PAIRS).read_bytes()
+        clips = list((tmp_path / "runs/a/prepare/data").glob("*/*.safetensors"))
+        for path in clips:
+            here = safetensors.numpy.load(path.read_bytes())
+            there = safetensors.numpy.load(store.cat_file(f"bucket/runs/a/prepare/data/{path.parent.name}/{path.name}"))
+            assert all((here[name] == there[name]).all() for name in here)
+        assert len(clips) == len(store.glob("bucket/runs/a/prepare/data/*/*.safetensors")) == 60
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("delay", "fail_every"), [(0.05, 0), (0, 20)], ids=["slow", "failing"])
+def test_a_whole_run_in_a_store_ends_as_one_in_folders(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, delay: float, fail_every: int
+) -> None:
+    generate(tmp_path / "videos", GENERATE, 0)
+    l2a(tmp_path, "run", "videos", "runs")
+    before = sorted(path.name for path in tmp_path.iterdir())
+    with s3_server(monkeypatch, delay, fail_every) as store:
+        store.put(str(tmp_path / "videos"), "bucket/videos", recursive=True)
         l2a(tmp_path, "run", f"{BUCKET}/videos", f"{BUCKET}/runs")
-        local = json.loads((finished / "runs/a/report/metrics.json").read_bytes())
+        local = json.loads((tmp_path / "runs/a/report/metrics.json").read_bytes())
         remote = json.loads(store.cat_file("bucket/runs/a/report/metrics.json"))
         del local["timing"], remote["timing"]
         assert remote == local
@@ -97,23 +112,7 @@ def test_a_run_in_a_store_that_fails_now_and_then_ends_as_one_in_folders(
         clips = store.glob("bucket/runs/a/prepare/data/*/*.safetensors", detail=True)
         assert "train: complete, nothing to do" in l2a(tmp_path, "run", f"{BUCKET}/videos", f"{BUCKET}/runs")
         assert store.glob("bucket/runs/a/prepare/data/*/*.safetensors", detail=True) == clips, "a clip was made again"
-    assert [path.name for path in tmp_path.iterdir()] == ["run.yaml"], "a URI was taken for a path"
-
-
-@pytest.mark.ray
-def test_a_slow_store_gives_the_same_clips_and_pairs(
-    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with s3_server(monkeypatch, delay=0.1) as store:
-        store.put(str(finished / "videos"), "bucket/videos", recursive=True)
-        l2a(tmp_path, "prepare", f"{BUCKET}/videos", f"{BUCKET}/runs")
-        l2a(tmp_path, "match", f"{BUCKET}/videos", f"{BUCKET}/runs")
-        pairs = (finished / "runs/a/match/pairs.parquet").read_bytes()
-        assert store.cat_file("bucket/runs/a/match/pairs.parquet") == pairs
-        for path in (finished / "runs/a/prepare/data").glob("*/*.safetensors"):
-            clip = safetensors.numpy.load(path.read_bytes())
-            other = safetensors.numpy.load(store.cat_file(f"bucket/runs/a/prepare/data/{path.parent.name}/{path.name}"))
-            assert all((clip[name] == other[name]).all() for name in clip)
+    assert sorted(path.name for path in tmp_path.iterdir()) == before, "a URI was taken for a path"
 
 
 @pytest.mark.ray

@@ -2,9 +2,9 @@
 
 import math
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 from l2a_ray.errors import SettingError
+from l2a_ray.files import absolute_name
 
 SMALL = "small3d"
 # Listed here so that settings are checked without importing torchvision, which takes seconds.
@@ -51,11 +51,7 @@ class NetworkSettings:
 
     def with_absolute_paths(self) -> "NetworkSettings":
         """Return the same for processes with another working directory: files that are there by their whole path."""
-        return replace(self, config=_absolute(self.config), weights=_absolute(self.weights))
-
-
-def _absolute(name: str | None) -> str | None:
-    return name if name is None or not Path(name).is_file() else str(Path(name).absolute())
+        return replace(self, config=absolute_name(self.config), weights=absolute_name(self.weights))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,9 +1,10 @@
 """Settings of the segmenters; apart from the code, so that reading them loads no PyTorch."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
 from l2a_ray.errors import SettingError
+from l2a_ray.files import absolute_name
 from l2a_ray.segment.motion import MotionSettings
 
 Kind = Literal["maskrcnn", "mmdet", "precomputed", "motion"]
@@ -55,6 +56,16 @@ class SegmentSettings:
     formats."""
     motion: MotionSettings = field(default_factory=MotionSettings)
     """What ``motion`` takes for movement."""
+
+    def with_absolute_paths(self) -> "SegmentSettings":
+        """Return the same for processes with another working directory: files that are there by their whole path."""
+        return replace(
+            self,
+            weights=absolute_name(self.weights) or self.weights,
+            config=absolute_name(self.config),
+            checkpoint=absolute_name(self.checkpoint),
+            masks=absolute_name(self.masks),
+        )
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(Kind):

@@ -2,10 +2,9 @@
 
 import difflib
 import hashlib
-import re
 from collections import Counter
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -13,25 +12,9 @@ import numpy as np
 
 from l2a_ray.errors import DatasetError, SettingError
 from l2a_ray.files import AnyPath, as_path, read_bytes
-from l2a_ray.videos.published import (
-    DEPTH,
-    SETS,
-    ListedClip,
-    find_clips,
-    find_kinetics_train,
-    list_files,
-    read_list,
-)
+from l2a_ray.videos.layouts import LAYOUTS, Found, Listing, Part
+from l2a_ray.videos.published import DEPTH, SETS, ListedClip
 from l2a_ray.videos.splits import draw_groups, shared_sources
-
-Part = Literal["train", "val", "test"]
-
-EXTENSIONS = frozenset(
-    {".3gp", ".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ogv", ".ts", ".webm", ".wmv"}
-)
-_PART_FOLDERS: dict[str, Part] = {"train": "train", "val": "val", "validation": "val", "test": "test"}
-_UCF_CLIP = re.compile(r"(?P<source>.+_g\d+)_c\d+")  # v_Archery_g01_c02: group 1 is one source video
-_HMDB_CLIP = re.compile(r"(?P<source>.+)_[a-z]_[cn]m_np\d+_(ba|fr|le|ri)_(goo|med|bad)_\d+")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,22 +96,6 @@ class Catalog:
     missing: tuple[ListedClip, ...] = ()
 
 
-@dataclass(frozen=True)
-class _Found:
-    path: str  # below the root, POSIX
-    class_name: str
-    part: Part
-    group: str
-
-
-@dataclass(frozen=True)
-class _Listing:
-    classes: tuple[str, ...]
-    found: list[_Found]
-    notes: list[str]
-    missing: list[ListedClip] = field(default_factory=list)
-
-
 def read_catalog(settings: DataSettings, seed: int) -> Catalog:
     """List the videos of a data set and split them; the same seed gives the same split.
 
@@ -140,7 +107,7 @@ def read_catalog(settings: DataSettings, seed: int) -> Catalog:
     root = as_path(settings.root).absolute()
     if not settings.root or not root.is_dir():
         raise DatasetError(f"data.root={settings.root!r} is not a folder. Give the folder that holds the videos")
-    listing = LAYOUTS[settings.layout](root, settings)
+    listing = LAYOUTS[settings.layout](root, settings.layout, settings.split, settings.labelled_share)
     classes, notes = _choose_classes(listing, settings.labels)
     label = {name: i for i, name in enumerate(classes)}
     found = [clip for clip in listing.found if clip.class_name in label]
@@ -159,150 +126,8 @@ def read_catalog(settings: DataSettings, seed: int) -> Catalog:
     return Catalog(classes, videos, (*notes, *listing.notes, *drawn, *shared), tuple(missing))
 
 
-def source_video(stem: str, class_name: str) -> str | None:
-    """Name the source video of a clip whose name follows UCF101's or HMDB51's convention; None for other names.
-
-    HMDB51's names are <title>_<class>_<six properties>. What precedes the first "_<class>_" is taken, so that variants
-    of one title count as one source, and a film cut into clips of several classes does too.
-    """
-    if match := _UCF_CLIP.fullmatch(stem):
-        return match["source"]
-    if match := _HMDB_CLIP.fullmatch(stem):
-        return f"{match['source']}_".partition(f"_{class_name}_")[0].removesuffix("_")
-    return None
-
-
 def _video_id(path: str) -> str:
     return hashlib.blake2b(path.encode(), digest_size=8).hexdigest()
-
-
-def _found(path: str, class_name: str, part: Part) -> _Found:
-    stem = path.rpartition(".")[0]
-    # A name of no known convention tells nothing of its source: the clip is a group of its own.
-    group = source_video(stem.rpartition("/")[2], class_name) or stem
-    return _Found(path=path, class_name=class_name, part=part, group=group)
-
-
-def _entries(folder: AnyPath) -> list[AnyPath]:
-    """What a folder holds, sorted, without hidden files."""
-    try:
-        return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-    except OSError as error:
-        cause = error.strerror or error
-        raise DatasetError(f"{folder} cannot be listed ({cause}). Make it a readable folder") from error
-
-
-def _folders(folder: AnyPath) -> list[AnyPath]:
-    return [path for path in _entries(folder) if path.is_dir()]
-
-
-def _candidates(folder: AnyPath, left_out: Counter[str]) -> list[AnyPath]:
-    videos = []
-    for path in _entries(folder):
-        if path.suffix.lower() not in EXTENSIONS:
-            left_out["have no video extension"] += 1
-        elif not _is_text(path.name):
-            left_out["have a name that is not UTF-8 text (rename them)"] += 1
-        else:
-            videos.append(path)
-    return videos
-
-
-def _is_text(name: str) -> bool:
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _count_notes(left_out: Counter[str]) -> list[str]:
-    return [f"files left out because they {reason}: {count}" for reason, count in sorted(left_out.items()) if count]
-
-
-def _read_folder(root: AnyPath, _: DataSettings) -> _Listing:
-    classes, found, notes, left_out = set(), [], [], Counter[str]()
-    parts: list[tuple[str, Part]] = [("", "train")]
-    if (root / "train").is_dir() and _folders(root / "train"):  # with videos right in it, train is a class of that name
-        folders = _folders(root)
-        parts = [(f"{path.name}/", _PART_FOLDERS[path.name]) for path in folders if path.name in _PART_FOLDERS]
-        if others := [path.name for path in folders if path.name not in _PART_FOLDERS]:
-            notes.append(f"folders beside train left out: {', '.join(others)}")
-    for above, part in parts:
-        for entry in _entries(root / above):
-            if entry.is_dir():
-                classes.add(entry.name)
-                paths = _candidates(entry, left_out)
-                found += [_found(f"{above}{entry.name}/{path.name}", entry.name, part) for path in paths]
-            elif entry.suffix.lower() in EXTENSIONS:
-                left_out["lie outside the class folders"] += 1
-    return _Listing(classes=tuple(sorted(classes)), found=found, notes=notes + _count_notes(left_out))
-
-
-def _read_jhmdb(root: AnyPath, settings: DataSettings) -> _Listing:
-    ending = f"_test_split{settings.split}.txt"
-    split_files = {path.name.removesuffix(ending): path for path in (root / "splits").glob(f"*{ending}")}
-    if not split_files or not (root / "videos").is_dir():
-        raise DatasetError(
-            f"{root} is not laid out as J-HMDB: it must hold videos/<class>/ and splits/<class>{ending}. "
-            "For a folder a class use --data.layout folder"
-        )
-    found, missing, left_out = [], [], Counter[str]()
-    folders = {path.name: path for path in _folders(root / "videos")}
-    for name in sorted(split_files.keys() & folders.keys()):
-        named = _read_split_file(split_files[name])
-        on_disk = {file.stem: file.name for file in _candidates(folders[name], left_out)}
-        if not on_disk:
-            continue
-        left_out["are not named in the split"] += len(on_disk.keys() - named.keys())
-        missing += [f"{name}/{stem}" for stem in named if stem not in on_disk]
-        found += [
-            _found(f"videos/{name}/{on_disk.get(stem, f'{stem}.avi')}", name, part) for stem, part in named.items()
-        ]
-    notes = _count_notes(left_out)
-    if missing:
-        notes.append(f"clips named in the split but missing: {len(missing)}, the first is {missing[0]}")
-    if unsplit := sorted(folders.keys() - split_files.keys()):
-        notes.append(f"folders without a split file left out: {', '.join(unsplit)}")
-    return _Listing(classes=tuple(sorted(split_files)), found=found, notes=notes)
-
-
-def _read_split_file(file: AnyPath) -> dict[str, Part]:
-    """Read lines "<clip>.avi 1" (train) or 2 (test); other numbers mean that the clip is not in this split."""
-    parts: dict[str, Part] = {"1": "train", "2": "test"}
-    named = {}
-    for number, line in enumerate(read_bytes(file).decode(errors="replace").splitlines(), start=1):
-        clip, _, flag = line.strip().rpartition(" ")
-        if line.strip() and not (clip and flag.isdigit()):
-            raise DatasetError(f"{file}, line {number}: must be a clip's name and 1 (train) or 2 (test), got {line!r}")
-        if flag in parts:
-            named[Path(clip.strip()).stem] = parts[flag]
-    return named
-
-
-def _read_published(root: AnyPath, settings: DataSettings) -> _Listing:
-    """Find the clips of a published list; classes without a training video are left out, and a note names them."""
-    paths = [path for path in list_files(root) if _is_text(path)]
-    videos = [path for path in paths if path.lower().endswith(tuple(EXTENSIONS))]
-    listed, unlabelled = read_list(settings.layout, settings.split, settings.labelled_share)
-    search, notes = find_clips(listed, videos, SETS[settings.layout].key), []
-    if settings.layout == "kinetics400":
-        search, note = find_kinetics_train(root, paths, search)
-        notes.append(note)
-    if unlabelled:
-        notes.append(f"training clips left out as unlabelled (data.labelled_share): {unlabelled}")
-    left_out = Counter(
-        {
-            "are not in the list of this split": len(search.others),
-            "have the name of a clip that another file was taken for": search.doubles,
-        }
-    )
-    found = [_found(path, clip.class_name, clip.part) for clip, path in search.found]
-    trained = {clip.class_name for clip in found if clip.part == "train"}
-    if untrained := sorted({clip.class_name for clip in listed} - trained):
-        tests = sum(clip.class_name in untrained for clip in found)
-        notes.append(f"classes left out, with {tests} test clips, without a training video: {', '.join(untrained)}")
-    return _Listing(tuple(sorted(trained)), found, notes + _count_notes(left_out), search.missing)
 
 
 def _share_there(there: int, missing: list[ListedClip]) -> str:
@@ -311,7 +136,7 @@ def _share_there(there: int, missing: list[ListedClip]) -> str:
     return f"{note}; the first that is not is {missing[0].class_name}/{missing[0].name}" if missing else note
 
 
-def _check_parts(root: AnyPath, settings: DataSettings, found: list[_Found]) -> None:
+def _check_parts(root: AnyPath, settings: DataSettings, found: list[Found]) -> None:
     parts: tuple[Part, ...] = ("train", "test")
     if lacking := [part for part in parts if all(clip.part != part for clip in found)]:
         raise DatasetError(
@@ -320,15 +145,7 @@ def _check_parts(root: AnyPath, settings: DataSettings, found: list[_Found]) -> 
         )
 
 
-LAYOUTS: dict[str, Callable[[AnyPath, DataSettings], _Listing]] = {
-    "folder": _read_folder,
-    "jhmdb": _read_jhmdb,
-    **dict.fromkeys(SETS, _read_published),
-}
-"""The layouts by name. Each lists all clips, without drawing parts that the data set does not publish."""
-
-
-def _choose_classes(listing: _Listing, labels: str | None) -> tuple[tuple[str, ...], list[str]]:
+def _choose_classes(listing: Listing, labels: str | None) -> tuple[tuple[str, ...], list[str]]:
     if labels is None:
         return listing.classes, []
     try:
@@ -353,7 +170,7 @@ def _suggest(unknown: Iterable[str], known: Iterable[str]) -> str:
     return ", ".join(map(one, unknown))
 
 
-def _check_classes(root: AnyPath, classes: tuple[str, ...], found: list[_Found]) -> None:
+def _check_classes(root: AnyPath, classes: tuple[str, ...], found: list[Found]) -> None:
     if len(classes) < 2:
         raise DatasetError(f"{root} holds fewer than 2 classes. Make a folder of videos for each class")
     for clips, kind in ((found, "no video"), ([clip for clip in found if clip.part == "train"], "no training video")):
@@ -362,7 +179,7 @@ def _check_classes(root: AnyPath, classes: tuple[str, ...], found: list[_Found])
             raise DatasetError(f"classes with {kind} in {root}: {', '.join(empty)}. Add videos, or remove the class")
 
 
-def _draw_missing_parts(found: list[_Found], settings: DataSettings, seed: int) -> tuple[list[_Found], list[str]]:
+def _draw_missing_parts(found: list[Found], settings: DataSettings, seed: int) -> tuple[list[Found], list[str]]:
     published, notes = {clip.part for clip in found}, []
     draws: tuple[tuple[Part, float], ...] = (("test", settings.test_fraction), ("val", settings.val_fraction))
     for number, (part, fraction) in enumerate(draws):

@@ -237,8 +237,12 @@ def progress(rows: list[dict[str, Any]]) -> dict[str, float]:
 def _iterate(algorithm: Algorithm, settings: SelectorTraining, iteration: int, first_step: int) -> list[dict[str, Any]]:
     try:
         steps = sample_and_learn(algorithm, settings.seed, iteration)
-    finally:
+    except RayActorError:
+        raise  # the weights have died with the learner
+    except Exception:
         _refuse_nan(algorithm, settings, first_step)
+        raise
+    _refuse_nan(algorithm, settings, first_step)
     return [{"step": first_step + i, "iteration": iteration, **row} for i, row in enumerate(steps)]
 
 

@@ -1,0 +1,98 @@
+"""Several nodes: Ray's own multi-node test cluster on this machine, every stage, and nodes that go away."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from ray.cluster_utils import Cluster
+
+from l2a_ray.videos.generate import GenerateSettings, generate
+
+GENERATE = GenerateSettings(
+    width=64, height=48, frames=8, train_per_class=8, test_per_class=2, wrong_label_share=0, lost_share=0
+)
+# One CPU a node: the classifier's worker has one node, its samples are made on another, and env runners have one each.
+CONFIG = """
+arms: real,selected
+data: {layout: folder, val_fraction: 0.25}
+decode: {frames: 4, size: 32}
+segment: {kind: motion}
+match: {kind: random}
+env: {pairs: 8}
+selector:
+  steps: 64
+  steps_per_update: 4
+  steps_per_iteration: 16
+  checkpoint_every: 1
+  hidden: [16]
+  labels: one_hot
+  env_runners: 2
+select: {budget: 0.5}
+classifier: {network: {name: small3d, width: 4}, epochs: 40, batch_size: 4, crop: 28, workers: 1}
+"""
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
+    """A head without CPUs, as in cluster.yaml, and three workers of one CPU."""
+    # Ray notes the newest cluster of a machine there, which other sessions must not take for theirs.
+    with tempfile.TemporaryDirectory(prefix="l2a", ignore_cleanup_errors=True) as folder:
+        monkeypatch.setenv("RAY_TMPDIR", folder)
+        made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+        for _ in range(3):
+            made.add_node(num_cpus=1)
+        yield made
+        made.shutdown()  # type: ignore[no-untyped-call]
+
+
+def start(folder: Path, name: str, address: str | None) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "l2a_ray", "run", "--config", "run.yaml", "--data.root", "videos", "--name", name]
+    environment = os.environ | ({"RAY_ADDRESS": address} if address else {})
+    with (folder / f"{name}.log").open("ab") as log:
+        return subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log)
+
+
+def wait_for(seen: Callable[[], bool], process: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + 400
+    while not seen():
+        assert process.poll() is None, f"ended before:\n{log.read_text()[-3000:]}"
+        assert time.monotonic() < deadline, f"never got there:\n{log.read_text()[-3000:]}"
+        time.sleep(0.05)
+
+
+def metrics(folder: Path, name: str) -> dict[str, object]:
+    found: dict[str, object] = json.loads((folder / "runs" / name / "report" / "metrics.json").read_bytes())
+    del found["timing"]
+    return found
+
+
+@pytest.mark.slow
+def test_a_run_on_nodes_that_go_away_ends_as_one_on_a_single_machine(tmp_path: Path, cluster: Cluster) -> None:
+    generate(tmp_path / "videos", GENERATE, 0)
+    (tmp_path / "run.yaml").write_text(CONFIG)
+    run, log = tmp_path / "runs" / "cluster", tmp_path / "cluster.log"
+    driver = start(tmp_path, "cluster", cluster.address)
+
+    def lose_a_node() -> None:
+        cluster.remove_node(next(iter(cluster.worker_nodes)), allow_graceful=False)
+        cluster.add_node(num_cpus=1)
+
+    clips = run / "prepare" / "data"
+    wait_for(lambda: len(list(clips.glob("*/*.safetensors"))) > 5, driver, log)
+    finished = {path: path.stat().st_mtime_ns for path in clips.glob("*/*.safetensors")}
+    lose_a_node()
+    wait_for((run / "train" / "real-0" / "checkpoint.safetensors").exists, driver, log)
+    for _ in range(2):  # of three: the classifier's own, or the one that makes its samples, is among them
+        lose_a_node()
+    assert driver.wait(600) == 0, log.read_text()[-5000:]
+    assert finished == {path: path.stat().st_mtime_ns for path in finished}, "a finished clip was made again"
+    assert len(list(clips.glob("*/*.safetensors"))) == 60
+
+    assert start(tmp_path, "single", None).wait(600) == 0, (tmp_path / "single.log").read_text()[-5000:]
+    assert metrics(tmp_path, "cluster") == metrics(tmp_path, "single")
