@@ -31,6 +31,7 @@ def ray_session() -> Iterator[None]:
         ray.init(log_to_driver=False, logging_level=logging.WARNING)
     else:
         ray.init(
+            address="local",  # never somebody else's Ray that happens to run here
             log_to_driver=False,
             logging_level=logging.WARNING,
             include_dashboard=False,
