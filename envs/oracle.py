@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from envs.trial import ClassifierTrial
+from l2a_ray.progress import Bar
 from l2a_ray.samples import Sample
 
 
@@ -20,7 +20,7 @@ def one_step_gains(trial: ClassifierTrial, pairs: Sequence[Sample], rng: np.rand
         float64 (P,), in nats: loss at the start minus loss after the step; above 0 where the pair helped.
     """
     gains_P = np.empty(len(pairs))
-    for i, pair in enumerate(tqdm(pairs, desc="oracle", unit="pair")):
+    for i, pair in enumerate(Bar(pairs, desc="oracle", unit="pair")):
         start = trial.reset()
         gains_P[i] = start.val_loss - trial.step([pair], rng).val_loss
     return gains_P

@@ -10,7 +10,7 @@ from pathlib import Path
 from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
 from l2a_ray.config import Settings
-from l2a_ray.errors import L2AError
+from l2a_ray.errors import L2AError, SettingError
 from l2a_ray.run import RunFolder
 from l2a_ray.videos.generate import GenerateSettings, generate
 
@@ -28,6 +28,8 @@ STAGES = {
 }
 LOOKERS = ("preview", "report")
 """Stages that may run beside another: they only look at what is there, and write a folder of their own."""
+JOB_COPY = "working_dir_files"
+"""Part of the path where Ray unpacks a job's working directory on each node."""
 EXAMPLES = """
 examples:
   l2a run --config configs/demo.yaml
@@ -94,6 +96,9 @@ def _execute(parser: ArgumentParser, parsed: Namespace) -> None:
         generate(Path(chosen.root), chosen.generate, chosen.seed)
         return
     settings = Settings(**{name: chosen[name] for name in Settings.__dataclass_fields__})
+    if "://" not in settings.runs and JOB_COPY in Path(settings.runs).absolute().parts:
+        reason = "lies in this job's own copy of the working directory, which Ray deletes: name a folder of all nodes"
+        raise SettingError("runs", settings.runs, reason)
     # Here, not above: Ray, RLlib and PyTorch take seconds to import, which `--help` need not wait for.
     from l2a_ray import stages
 

@@ -54,6 +54,10 @@ class StageError(L2AError):
     """A stage cannot start: what it reads is missing, or was made with other settings."""
 
 
+class ClusterError(L2AError):
+    """The Ray cluster has no CPU to offer, or nodes with other code of this project."""
+
+
 class SelectorFileError(L2AError):
     """A Selector's files are missing, truncated, of another version or for other features."""
 

@@ -13,12 +13,12 @@ from functools import lru_cache
 from typing import Any, Literal, get_args
 
 import pandas as pd
-from tqdm import tqdm
 
 from l2a_ray.clips.store import ClipStore
 from l2a_ray.composite import CompositeSettings
 from l2a_ray.errors import SettingError, StorageError
 from l2a_ray.files import AnyPath, write_bytes
+from l2a_ray.progress import Bar
 from l2a_ray.samples import Sample, SampleLoader
 from l2a_ray.videos.encode import encode_mp4, playing_rate
 
@@ -72,7 +72,7 @@ def export(
     table = _plan(store, pairs)
     weights: dict[str, float] = {}
     causes: dict[str, str] = {}
-    with tqdm(total=len(table), desc="export", unit="clip") as bar:
+    with Bar(total=len(table), desc="export", unit="clip") as bar:
         for row in _stream(table, store.root, composite, settings, out / "videos"):
             if row["cause"]:
                 causes[row["file"]] = row["cause"]

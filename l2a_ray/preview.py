@@ -7,18 +7,18 @@ import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from l2a_ray.clips.store import ClipStore
 from l2a_ray.composite import CompositeSettings
 from l2a_ray.errors import SettingError, StorageError
 from l2a_ray.export import UNREADABLE
 from l2a_ray.files import AnyPath, write_bytes
+from l2a_ray.progress import Bar
 from l2a_ray.run import RunFolder
 from l2a_ray.samples import SampleLoader
 from l2a_ray.selector.pair_table import open_pairs, read_pairs
@@ -113,7 +113,7 @@ def write_preview(
     _clear(out)
     loader = SampleLoader(store, composite, crop=1)  # of no effect: whole frames are shown
     failed: list[str] = []
-    with tqdm(total=sum(map(len, chosen.values())), desc="preview", unit="pair") as bar:
+    with Bar(total=sum(map(len, chosen.values())), desc="preview", unit="pair") as bar:
         sections = [_section(kind, pairs, loader, out, failed, bar) for kind, pairs in chosen.items()]
     page = environment().get_template("preview.html.j2")
     content = page.render(name=name, sections=sections, failed=failed, composite=asdict(composite))
@@ -132,9 +132,7 @@ def _clear(out: AnyPath) -> None:
             raise StorageError(f"{old}: cannot be removed ({error.strerror}). Make its folder writable") from error
 
 
-def _section(
-    kind: str, pairs: pd.DataFrame, loader: SampleLoader, out: AnyPath, failed: list[str], bar: "tqdm[NoReturn]"
-) -> Item:
+def _section(kind: str, pairs: pd.DataFrame, loader: SampleLoader, out: AnyPath, failed: list[str], bar: Bar) -> Item:
     """Write the videos and sheets of one kind of pairs; add to ``failed`` what cannot be shown."""
     from l2a_ray.report.plots import save
     from l2a_ray.report.sheets import ROWS, draw_sheet, view_pair

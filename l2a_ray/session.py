@@ -2,13 +2,14 @@
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import NoReturn
 
 import ray
 import ray.data
 
+from l2a_ray.cluster import Demand, check_cluster
 from l2a_ray.errors import L2AError
 
 # Of a Ray that we start on this machine. Data streams through it, so a small one is enough; Ray's own default, 30 % of
@@ -17,12 +18,19 @@ OBJECT_STORE_BYTES = 2 * 2**30
 
 
 @contextmanager
-def ray_session() -> Iterator[None]:
+def ray_session(wanted: Sequence[Demand] = ()) -> Iterator[None]:
     """Connect to the cluster named by ``RAY_ADDRESS``, or start one on this machine; shut down only what was started.
 
     Inside a submitted job Ray itself sets ``RAY_ADDRESS``. A session that is there already is used as it is.
+
+    Args:
+        wanted: what is about to be asked of the cluster.
+
+    Raises:
+        SettingError, ClusterError: the cluster cannot do it (``check_cluster``).
     """
     if ray.is_initialized():
+        check_cluster(wanted)
         yield
         return
     # Read when Ray Train starts its controller: generation 2 is what RAY_TRAIN_V2_ENABLED names.
@@ -39,6 +47,7 @@ def ray_session() -> Iterator[None]:
         )
     try:
         quieten()
+        check_cluster(wanted)
         yield
     finally:
         ray.shutdown()

@@ -30,6 +30,7 @@ SELECT = (*SELECTOR, "select")
 def prepare(settings: Settings) -> AnyPath:
     """Fill the clip store (``prepare/``): each video decoded, segmented and inpainted once."""
     from l2a_ray.clips import prepare as preparation
+    from l2a_ray.cluster import demands
     from l2a_ray.session import ray_session
 
     run = _open(settings)
@@ -43,7 +44,7 @@ def prepare(settings: Settings) -> AnyPath:
         inpaint=replace(settings.inpaint, model=absolute_name(settings.inpaint.model)),
         max_failures=settings.data.max_failures,
     )
-    with ray_session():
+    with ray_session(demands(settings, "segment")):
         store = preparation.prepare(catalog, parts, run.path / "prepare")
     write_json(run.path / "notes.json", list(catalog.notes))
     missing = pd.DataFrame(catalog.missing, columns=list(ListedClip._fields)).astype("str")
@@ -95,6 +96,7 @@ def train_selector(settings: Settings) -> AnyPath:
     if settings.selector.algorithm == RANDOM:
         logger.info("train-selector: nothing to train, selector.algorithm=%s scores pairs by chance", RANDOM)
         return run.path
+    from l2a_ray.cluster import demands
     from l2a_ray.selector.rl import training as selector_training
     from l2a_ray.session import ray_session
 
@@ -102,7 +104,7 @@ def train_selector(settings: Settings) -> AnyPath:
     parts = selector_training.SelectorTraining.of(settings)
 
     def work(out: AnyPath) -> None:
-        with ray_session():
+        with ray_session(demands(settings, "classifier", "selector")):
             selector_training.train_selector(store, pairs, parts, out)
 
     return run.stage("train-selector", settings.flat(*SELECTOR) | _clips(store), work)
@@ -110,6 +112,7 @@ def train_selector(settings: Settings) -> AnyPath:
 
 def select(settings: Settings) -> AnyPath:
     """Score all candidate pairs and keep the best under the budget (``select/``)."""
+    from l2a_ray.cluster import demands
     from l2a_ray.selector.file import load_selector
     from l2a_ray.selector.scoring import RandomScorer, Scorer, pair_scorer
     from l2a_ray.selector.selection import select as select_pairs
@@ -126,7 +129,7 @@ def select(settings: Settings) -> AnyPath:
         scorer: Scorer = RandomScorer(settings.seed)
         if not by_chance:
             scorer = pair_scorer(load_selector(trained).network, vectors.clips_NFL)
-        with ray_session():
+        with ray_session(demands(settings)):
             select_pairs(pairs, vectors, scorer, settings.select, settings.seed, out)
 
     return run.stage("select", settings.flat(*SELECT) | _clips(store), work)
@@ -135,6 +138,7 @@ def select(settings: Settings) -> AnyPath:
 def train(settings: Settings) -> AnyPath:
     """Train a classifier for every arm and seed (``train/<arm>-<seed>/``)."""
     from l2a_ray.classifier.training import TrainingRun, train_classifiers
+    from l2a_ray.cluster import demands
     from l2a_ray.session import ray_session
 
     run, store = _open(settings), _store(settings)
@@ -145,7 +149,7 @@ def train(settings: Settings) -> AnyPath:
     ]
 
     def work(out: AnyPath) -> None:
-        with ray_session():
+        with ray_session(demands(settings, "classifier")):
             train_classifiers(runs, store.root, settings.classifier, settings.composite, out)
 
     return run.stage("train", settings.flat(*SELECT) | _clips(store), work, _extent(settings))
@@ -199,6 +203,7 @@ def preview(settings: Settings) -> AnyPath:
 
 def export(settings: Settings) -> AnyPath:
     """Write the composites of selected or random pairs as videos (``export/<which>/``); does what is missing."""
+    from l2a_ray.cluster import demands
     from l2a_ray.export import export as export_pairs
     from l2a_ray.selector.pair_table import open_pairs
     from l2a_ray.session import ray_session
@@ -210,16 +215,17 @@ def export(settings: Settings) -> AnyPath:
     made_with = settings.flat(*CLIPS, "composite", "export") | _clips(store) | {"pairs": digest}
     out = run.path / "export" / settings.export.pairs
     claim(out, made_with)
-    with ray_session():
+    with ray_session(demands(settings)):
         export_pairs(store, pairs, settings.composite, settings.export, out)
     return out
 
 
 def run(settings: Settings) -> AnyPath:
     """Run all stages that the arms need."""
+    from l2a_ray.cluster import demands
     from l2a_ray.session import ray_session
 
-    with ray_session():
+    with ray_session(demands(settings, "segment", "classifier", "selector")):
         prepare(settings)
         if set(settings.arm_names) != {"real"}:
             match(settings)

@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from l2a_ray.classifier.networks import Network, load_network
 from l2a_ray.classifier.settings import ClassifierSettings
@@ -18,6 +17,7 @@ from l2a_ray.clips.store import ClipStore
 from l2a_ray.composite import CompositeSettings
 from l2a_ray.errors import StageError
 from l2a_ray.files import AnyPath, write_bytes
+from l2a_ray.progress import Bar
 from l2a_ray.samples import Sample, SampleLoader
 
 BATCH = 32  # clips in memory at a time
@@ -46,7 +46,7 @@ def evaluate(
         raise StageError(f"{store.root}: no clip of the test split was prepared; its failed.parquet says why")
     ids, labels_N = rows["id"].to_list(), rows["label"].to_numpy(dtype=np.int64)
     metrics, predictions = [], []
-    for arm, seed, path in tqdm(models, desc="evaluate", unit="model"):
+    for arm, seed, path in Bar(models, desc="evaluate", unit="model"):
         network = load_network(path, settings.network, len(store.classes)).to(best_device())
         clips = read_clips(store, ids, settings.crop)
         logits_NL = torch.cat([predict(network, clips_NTHWC, BATCH) for clips_NTHWC in clips]).double().numpy()

@@ -5,19 +5,16 @@ A `fit` takes 14 to 50 s to start, so there is one for all runs; with ``workers=
 
 import dataclasses
 import functools
-import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
-import ray
 import ray.train
 import ray.train.torch
 from pyarrow.fs import FSSpecHandler, PyFileSystem
 from ray.util.queue import Queue
-from tqdm import tqdm
 
 from l2a_ray.classifier.networks import build_network, check_input
 from l2a_ray.classifier.settings import ClassifierSettings as ClassifierSettings
@@ -27,10 +24,9 @@ from l2a_ray.clips.store import ClipStore
 from l2a_ray.composite import CompositeSettings
 from l2a_ray.errors import L2AError
 from l2a_ray.files import AnyPath, as_path, remove_folder
+from l2a_ray.progress import Bar
 from l2a_ray.samples import Sample, SampleLoader
 from l2a_ray.session import raise_cause
-
-log = logging.getLogger(__name__)
 
 
 def train_classifiers(
@@ -119,7 +115,7 @@ def _progress(total_steps: int) -> Iterator[Queue]:
             bar.n = done
             bar.refresh()
 
-    with tqdm(desc="train", total=total_steps, unit="step") as bar:
+    with Bar(desc="train", total=total_steps, unit="step") as bar:
         thread = threading.Thread(target=follow, daemon=True)
         thread.start()
         try:
@@ -139,13 +135,6 @@ def _check(
     frames_THWC, _ = SampleLoader(store, composite, settings.crop)(first, None)
     network = build_network(settings.network, len(store.classes))
     check_input(network, settings.network.name, len(frames_THWC), settings.crop)
-    present = ray.cluster_resources().get("CPU", 0)  # type: ignore[no-untyped-call]
-    needed = settings.workers * settings.cpus_per_worker + 1
-    if present < needed:
-        log.warning(
-            "training needs %g CPUs (workers x cpus_per_worker, and one to make samples), Ray has %g: it waits for "
-            "more. Where none will come, lower classifier.cpus_per_worker", needed, present
-        )  # fmt: skip
     return plans[0].steps_per_epoch * settings.epochs
 
 

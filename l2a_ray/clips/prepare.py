@@ -18,7 +18,6 @@ import numpy as np
 import pandas as pd
 import ray
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from l2a_ray.clips.attempts import attempt
 from l2a_ray.clips.store import (
@@ -36,6 +35,7 @@ from l2a_ray.clips.store import (
 from l2a_ray.errors import DatasetError, L2AError, StorageError, VideoError
 from l2a_ray.files import AnyPath, as_path, read_bytes, remove_folder
 from l2a_ray.inpaint import Inpainter, InpaintSettings, NoBackgroundError, build_inpainter
+from l2a_ray.progress import Bar
 from l2a_ray.run import claim, decisive
 from l2a_ray.segment import SegmentSettings, build_segmenter
 from l2a_ray.segment.base import Planes, Segmenter
@@ -80,7 +80,7 @@ def prepare(catalog: Catalog, settings: PrepareSettings, root: AnyPath) -> ClipS
     todo = [video for video in catalog.videos if video.id not in done]
     logger.info("prepare: %d videos, %d already done", len(catalog.videos), len(done))
     failed: list[Row] = []
-    with tqdm(total=len(catalog.videos), initial=len(done), desc="prepare", unit="clip") as bar:
+    with Bar(total=len(catalog.videos), initial=len(done), desc="prepare", unit="clip") as bar:
         for row in _stream(todo, settings, data):
             if "cause" in row:
                 failed.append(row)
@@ -110,7 +110,7 @@ def _done(data: AnyPath, videos: Sequence[Video], known: dict[str, Row]) -> dict
     """Return the index rows of the clips that need not be made, by id. It asks for many at a time: stores are slow."""
     with ThreadPoolExecutor(LOOKING) as pool:
         found = pool.map(partial(_finished, data, known=known), videos)
-        rows = list(tqdm(found, total=len(videos), desc="look for clips that are done", unit="clip", delay=2))
+        rows = list(Bar(found, total=len(videos), desc="look for clips that are done", unit="clip", delay=2))
     return {video.id: row for video, row in zip(videos, rows, strict=True) if row is not None}
 
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from tqdm import tqdm
 
 from l2a_ray.errors import SettingError, StageError
 from l2a_ray.files import AnyPath
+from l2a_ray.progress import Bar
 from l2a_ray.selector.pair_table import (
     ENDS,
     LABEL,
@@ -86,7 +86,7 @@ def select(
         screen = make_screen(scorer, *clip_rows(clips, sample))
 
     def stream(scorer: Scorer, rows_R: Rows | None) -> Iterator[Batch]:
-        with tqdm(total=total if rows_R is None else len(rows_R), desc="select", unit="pair") as bar:
+        with Bar(total=total if rows_R is None else len(rows_R), desc="select", unit="pair") as bar:
             for scores_B, rows_B, labels_B in _stream(pairs_path, clips, scorer, rows_R):
                 yield scores_B, rows_B, labels_B if settings.per_class else np.zeros_like(rows_B)
                 bar.update(len(rows_B))

@@ -7,9 +7,9 @@ from dataclasses import asdict
 from typing import Any
 
 import pandas as pd
-from tqdm import tqdm
 
 from l2a_ray.errors import VideoError
+from l2a_ray.progress import Bar
 from l2a_ray.videos.catalog import Catalog, Video
 from l2a_ray.videos.decode import Header, read_header
 
@@ -27,7 +27,7 @@ def check_videos(catalog: Catalog) -> pd.DataFrame:
         A row a clip with ``COLUMNS``, clips without a file last: ``cause`` and ``advice`` are empty where nothing is
         wrong with the header, and what the header does not say is 0.
     """
-    with tqdm(total=len(catalog.videos), desc="check", unit="video") as bar, ThreadPoolExecutor(_THREADS) as pool:
+    with Bar(total=len(catalog.videos), desc="check", unit="video") as bar, ThreadPoolExecutor(_THREADS) as pool:
         rows = []
         for row in _stream(pool, catalog.videos):
             rows.append(row)

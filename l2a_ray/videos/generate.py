@@ -17,9 +17,9 @@ import numpy as np
 import pandas as pd
 from numpy.random import Generator
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from l2a_ray.errors import SettingError, StageError, StorageError
+from l2a_ray.progress import Bar
 
 ACTIONS = ("wave_hand", "clap_hands", "jump", "squat", "walk", "kick")
 SCENES = ("stripes", "checks", "bricks", "waves", "clouds", "dots")
@@ -113,7 +113,7 @@ def generate(root: Path, settings: GenerateSettings, seed: int) -> None:
     try:
         shutil.rmtree(partial, ignore_errors=True)
         plans = plan_videos(settings, seed)
-        for number, plan in enumerate(tqdm(plans, desc="generate", unit="video")):
+        for number, plan in enumerate(Bar(plans, desc="generate", unit="video")):
             frames_THWC, _ = draw(plan, settings, np.random.default_rng([seed, 1, number]))
             _write_video(partial / plan.path, frames_THWC, settings.rate)
         pd.DataFrame([asdict(plan) for plan in plans]).to_parquet(partial / "truth.parquet", index=False)

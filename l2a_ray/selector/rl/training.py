@@ -20,7 +20,6 @@ import torch
 from ray.exceptions import RayActorError
 from ray.rllib.algorithms import Algorithm
 from ray.rllib.utils.metrics import ENV_RUNNER_RESULTS
-from tqdm import tqdm
 
 from envs.pair_selection import EnvFiles, read_candidates
 from envs.settings import EnvSettings
@@ -32,6 +31,7 @@ from l2a_ray.config import Settings
 from l2a_ray.errors import SettingError, StageError
 from l2a_ray.files import AnyPath, read_bytes, write_bytes
 from l2a_ray.names import EmbeddingSettings
+from l2a_ray.progress import Bar
 from l2a_ray.selector.file import Selector, save_selector
 from l2a_ray.selector.network import SelectorNetwork, label_vectors
 from l2a_ray.selector.rl.registry import build_config
@@ -189,7 +189,7 @@ def _learn(algorithm: Algorithm, settings: SelectorTraining, out: AnyPath) -> pd
     iteration = int(rows[-1]["iteration"]) + 1 if rows else 0
     total = selector.steps * max(1, selector.env_runners)
     tracker = Tracker(out / "tensorboard", settings.tracking, settings.name, asdict(settings), len(rows))
-    with closing(tracker), tqdm(total=total, initial=len(rows), desc="train-selector", unit="step") as bar:
+    with closing(tracker), Bar(total=total, initial=len(rows), desc="train-selector", unit="step") as bar:
         # Steps are counted, not iterations: those that died with their runner are made up for.
         since = time.monotonic()
         while len(rows) < total:

@@ -1,0 +1,205 @@
+"""A cluster that cannot do what the settings ask for is refused at once; so are nodes with other code."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+import yaml
+
+from l2a_ray import nodes
+from l2a_ray.classifier.settings import ClassifierSettings
+from l2a_ray.cluster import Amounts, Demand, check_cluster, demands, growth, shortage
+from l2a_ray.config import Settings
+from l2a_ray.errors import SettingError
+from l2a_ray.segment import SegmentSettings
+from l2a_ray.selector.rl.settings import SelectorSettings
+from l2a_ray.session import ray_session
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:ray.data")
+ROOT = Path(__file__).parents[1]
+CLUSTER: dict[str, Any] = yaml.safe_load((ROOT / "cluster.yaml").read_text(encoding="utf-8"))
+CPUS, GPUS = {"CPU": 8.0}, {"CPU": 8.0, "GPU": 2.0}
+
+
+def settings(**sections: Any) -> Settings:
+    return Settings(name="a", **sections)
+
+
+def train(workers: int, cpus: float, gpus: float) -> list[Demand]:
+    batch_size = 4 * max(1, workers)
+    part = ClassifierSettings(workers=workers, cpus_per_worker=cpus, gpus_per_worker=gpus, batch_size=batch_size)
+    return demands(settings(classifier=part), "classifier")
+
+
+def found(wanted: list[Demand], nodes: list[Amounts]) -> list[str]:
+    """Return what is said of demands on these nodes."""
+    return [str(error) for demand in wanted if (error := shortage(demand, nodes)) is not None]
+
+
+@pytest.mark.parametrize(
+    ("workers", "cpus", "gpus", "present"),
+    [
+        (1, 1, 0, [{"CPU": 2}]),
+        (2, 4, 0, [CPUS, {"CPU": 1}]),  # both on one node, the samples on the other
+        (4, 1, 1, [GPUS, GPUS]),
+        (4, 1, 0.5, [GPUS]),
+        (8, 0, 0.1, [{"CPU": 1, "GPU": 0.8}]),  # 0.8 / 0.1 is less than 8 in floats
+        (0, 1, 1, [{"CPU": 1}]),  # in the driver: nothing is reserved
+    ],
+)
+def test_what_is_there_is_enough(workers: int, cpus: float, gpus: float, present: list[Amounts]) -> None:
+    assert found(train(workers, cpus, gpus), present) == []
+
+
+@pytest.mark.parametrize(
+    ("workers", "cpus", "gpus", "present", "said"),
+    [
+        (
+            1,
+            1,
+            1,
+            [CPUS, CPUS],
+            r"classifier\.gpus_per_worker=1: .* 1 x \(1 CPU and 1 GPU\).* has 2 x \(8 CPU\)\. Lower",
+        ),
+        (2, 1, 1.5, [{"CPU": 8, "GPU": 3}], ""),
+        (4, 1, 1.5, [{"CPU": 8, "GPU": 2}] * 3, r"classifier\.gpus_per_worker=1\.5: .*4 x .* 3 x \(8 CPU and 2 GPU\)"),
+        (2, 6, 0, [CPUS], r"classifier\.cpus_per_worker=6: "),
+        (1, 9, 0, [CPUS, CPUS], r"classifier\.cpus_per_worker=9: "),  # a worker is on one node
+        (2, 4, 0, [CPUS], r"classifier\.cpus_per_worker=4: .* and 1 CPU is for the tasks that make samples"),
+        (1, 4, 1, [{"CPU": 8}, {"CPU": 1, "GPU": 1}], r"gpus_per_worker=1: .* too few with both"),
+        (1, 0, 0, [{"GPU": 1}], r"no CPU is there .* has 1 x \(1 GPU\)"),
+        (1, 0, 0, [{}], r"no CPU is there .* has 1 x \(no CPU or GPU\)"),
+    ],
+)
+def test_what_lacks_is_named(workers: int, cpus: float, gpus: float, present: list[Amounts], said: str) -> None:
+    errors = found(train(workers, cpus, gpus)[1:], present)
+    if not said:
+        assert errors == []
+        return
+    assert len(errors) == 1
+    assert re.search(said, errors[0]), errors[0]
+
+
+def test_each_part_of_a_run_asks_for_its_own() -> None:
+    whole = settings(
+        segment=SegmentSettings(gpus_per_worker=0.5),
+        selector=SelectorSettings(env_runners=3, gpus_per_env_runner=0.25),
+    )
+    present: list[Amounts] = [{"CPU": 8}]
+    assert found(demands(whole), present) == found(demands(whole, "classifier"), present) == []
+    assert found(demands(whole, "segment"), present)[0].startswith("segment.gpus_per_worker=0.5")
+    assert found(demands(whole, "selector"), present)[0].startswith("selector.gpus_per_env_runner=0.25")
+    assert found(demands(whole, "segment", "selector"), [{"CPU": 3, "GPU": 1}]) == [], "not at the same time"
+    assert found(demands(whole, "selector"), [{"CPU": 2, "GPU": 1}])[0].startswith("selector.env_runners=3")
+    for unused in (
+        settings(arms="real", selector=whole.selector),
+        settings(selector=SelectorSettings(algorithm="random")),
+    ):
+        assert found(demands(unused, "selector"), present) == []
+
+
+def test_an_autoscaler_can_bring_what_its_file_says() -> None:
+    coming = growth(CLUSTER)
+    assert coming is not None and len(coming) == 1 + CLUSTER["max_workers"]
+    assert sum(node.get("GPU", 0) for node in coming) == CLUSTER["available_node_types"]["gpu_worker"]["max_workers"]
+    assert found(train(4, 4, 1), coming) == []
+    assert "can grow to" in str(shortage(train(5, 1, 1)[1], coming, "can grow to"))
+    assert growth({}) == [], "none runs"
+    assert growth({"head_node_type": "a", "available_node_types": {"a": {"resources": {}}}, "max_workers": 2}) is None
+
+
+@pytest.fixture(scope="module")
+def session() -> Iterator[None]:
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+@pytest.mark.ray
+def test_a_ray_that_cannot_grow_is_refused(session: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    with ray_session(train(1, 1, 0)):
+        pass
+    with (
+        pytest.raises(SettingError, match=r"classifier\.gpus_per_worker=1: .* has 1 x \(2 CPU\)"),
+        ray_session(train(1, 1, 1)),
+    ):
+        pass
+    with pytest.raises(SettingError, match=r"classifier\.cpus_per_worker=2: "):
+        check_cluster(train(1, 2, 0))
+
+
+@pytest.mark.ray
+def test_where_no_autoscaler_can_be_seen_there_is_a_warning(
+    session: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("l2a_ray.cluster.ask_nodes", lambda *_: {})
+    check_cluster(train(1, 1, 1))
+    assert "classifier.gpus_per_worker=1" in caplog.text and "Waiting" in caplog.text
+    config = yaml.safe_dump(CLUSTER)
+    monkeypatch.setattr("l2a_ray.cluster.ask_nodes", lambda _, nodes: {nodes[0]["NodeID"]: config})
+    check_cluster(train(4, 1, 1))
+    with pytest.raises(SettingError, match=r"classifier\.gpus_per_worker=2: .* can grow to .* 4 x \(8 CPU and 1 GPU\)"):
+        check_cluster(train(1, 1, 2))
+
+
+SEVERAL = """
+import sys
+from ray.cluster_utils import Cluster
+from l2a_ray.errors import ClusterError
+from l2a_ray.session import ray_session
+import ray
+
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+cluster.add_node(num_cpus=1)
+ray.init(address=cluster.address, log_to_driver=False)
+try:
+    with ray_session():
+        print("alike")
+    for place in sys.argv[1:]:
+        node = cluster.add_node(num_cpus=1, env_vars={"PYTHONPATH": place})
+        cluster.wait_for_nodes()
+        try:
+            with ray_session():
+                print("nothing was said")
+        except ClusterError as error:
+            print(error)
+        cluster.remove_node(node)
+finally:
+    ray.shutdown()
+    cluster.shutdown()
+"""
+WITHOUT = """
+import sys
+from pathlib import Path
+sys.path[:] = [place for place in sys.path if not (Path(place) / "l2a_ray").is_dir()]
+sys.meta_path[:] = [finder for finder in sys.meta_path if "editable" not in repr(finder)]
+"""
+
+
+@pytest.mark.ray
+def test_nodes_with_other_code_are_named(tmp_path: Path) -> None:
+    changed, without = tmp_path / "changed", tmp_path / "without"
+    for name in ("l2a_ray", "envs"):
+        shutil.copytree(ROOT / name, changed / name)
+    (changed / "l2a_ray" / "names.py").write_text("# edited on one machine\n")
+    without.mkdir()
+    (without / "sitecustomize.py").write_text(WITHOUT)
+    # The driver's working directory and script folder come before all else on the workers' path: neither has the code.
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "RAY_AUTH_MODE": "disabled"}
+    command = [sys.executable, "-c", SEVERAL, str(changed), str(without)]
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=400)
+    assert done.returncode == 0, done.stderr[-3000:]
+    alike, other, lacking = done.stdout.splitlines()[-3:]
+    here = nodes.describe_code()[0]
+    assert alike == "alike"
+    assert re.search(
+        rf"node [\d.]+ \(.+\) has l2a-ray .+, code \w+ in {changed}; the driver .* {here} in {ROOT}\.", other
+    )
+    assert re.search(r"node [\d.]+ \(.+\) has no package l2a_ray; the driver .*`ray up`.*docs/cluster\.md", lacking)
