@@ -13,6 +13,7 @@ from l2a_ray.export import ExportSettings
 from l2a_ray.files import AnyPath, as_path
 from l2a_ray.inpaint import InpaintSettings
 from l2a_ray.match import MatchSettings
+from l2a_ray.plan import PlanSettings
 from l2a_ray.preview import PreviewSettings
 from l2a_ray.run import decisive
 from l2a_ray.segment import SegmentSettings
@@ -66,6 +67,8 @@ class Settings:
     """Which pairs are shown."""
     export: ExportSettings = field(default_factory=ExportSettings)
     """Which composites are written as videos."""
+    plan: PlanSettings = field(default_factory=PlanSettings)
+    """Estimating what a run costs."""
 
     def __post_init__(self) -> None:
         if not self.name or Path(self.name).name != self.name or self.name == "..":

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from l2a_ray.clips.store import ClipStore
 from l2a_ray.composite import CompositeSettings, mix_labels
 from l2a_ray.errors import SettingError
+from l2a_ray.metrics import count
 from l2a_ray.mixes import mix
 
 REAL, PAIRS, CROPS = 0, 1, 2  # the independent random streams of one seed
@@ -76,6 +77,7 @@ class SampleLoader:
         if rng is None:
             rng = np.random.default_rng(list(f"{sample.foreground}{sample.background}".encode()))
         mixed = mix(front, self.store.read(sample.background), self.settings, rng)
+        count("l2a_samples_composited")
         back_label_L = self.one_hot_LL[self.labels[sample.background]]
         return mixed.frames_THWC, mix_labels(front_label_L, back_label_L, mixed.weight)
 

@@ -35,6 +35,8 @@ def ray_session(wanted: Sequence[Demand] = ()) -> Iterator[None]:
         return
     # Read when Ray Train starts its controller: generation 2 is what RAY_TRAIN_V2_ENABLED names.
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
+    # Ray's own 15 starves those who make samples where the training beside them runs in the command's own process.
+    os.environ.setdefault("RAY_worker_niceness", "0")
     if "RAY_ADDRESS" in os.environ:
         ray.init(log_to_driver=False, logging_level=logging.WARNING)
     else:

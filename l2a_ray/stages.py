@@ -7,6 +7,7 @@ Each imports what it needs when it runs: Ray, RLlib, PyTorch and matplotlib take
 import hashlib
 import logging
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
@@ -18,6 +19,9 @@ from l2a_ray.run import RunFolder, claim
 from l2a_ray.selector.rl.settings import RANDOM
 from l2a_ray.videos.catalog import read_catalog
 from l2a_ray.videos.published import ListedClip
+
+if TYPE_CHECKING:
+    from l2a_ray.clips.prepare import PrepareSettings
 
 logger = logging.getLogger(__name__)
 
@@ -35,17 +39,8 @@ def prepare(settings: Settings) -> AnyPath:
 
     run = _open(settings)
     catalog = read_catalog(settings.data, settings.seed)
-    segment = settings.segment
-    if segment.kind == "precomputed" and segment.masks is None:
-        segment = replace(segment, masks=str(as_path(settings.data.root) / "masks"))
-    parts = preparation.PrepareSettings(
-        decode=settings.decode,
-        segment=segment.with_absolute_paths(),
-        inpaint=replace(settings.inpaint, model=absolute_name(settings.inpaint.model)),
-        max_failures=settings.data.max_failures,
-    )
     with ray_session(demands(settings, "segment")):
-        store = preparation.prepare(catalog, parts, run.path / "prepare")
+        store = preparation.prepare(catalog, _clip_settings(settings), run.path / "prepare")
     write_json(run.path / "notes.json", list(catalog.notes))
     missing = pd.DataFrame(catalog.missing, columns=list(ListedClip._fields)).astype("str")
     write_bytes(run.path / "missing.parquet", missing.to_parquet(index=False))
@@ -190,6 +185,27 @@ def report(settings: Settings) -> AnyPath:
     return out
 
 
+def plan(settings: Settings) -> AnyPath:
+    """Measure for a minute, then write and tell what a run will cost (``plan.json``); begins nothing of the run."""
+    from l2a_ray.calibrate import measure
+    from l2a_ray.match import nearest_neighbours
+    from l2a_ray.names import embed_names
+    from l2a_ray.plan import assumptions, count_pairs, estimate, tell, train_counts
+
+    catalog, out = read_catalog(settings.data, settings.seed), settings.folder / "plan.json"
+    neighbours = None
+    if settings.match.kind == "semantic":
+        neighbours, _ = nearest_neighbours(embed_names(catalog.classes, settings.match.embedding))
+    pairs = count_pairs(train_counts(catalog), settings.match.kind, neighbours)
+    costs = measure(settings, _clip_settings(settings), catalog, neighbours, pairs)
+    found = estimate(settings, catalog, pairs, costs) | {"assumptions": assumptions(settings, costs)}
+    write_json(out, found)
+    for line in tell(found):
+        logger.info("plan: %s", line)
+    logger.info("plan: %s", out)
+    return out
+
+
 def preview(settings: Settings) -> AnyPath:
     """Write pairs to look at (``preview/index.html``). It needs `match`, and is always written anew."""
     from l2a_ray.preview import choose, write_preview
@@ -234,6 +250,21 @@ def run(settings: Settings) -> AnyPath:
         train(settings)
         evaluate(settings)
         return report(settings)
+
+
+def _clip_settings(settings: Settings) -> "PrepareSettings":
+    """Return what the clips are made with; precomputed masks lie beside the videos unless told otherwise."""
+    from l2a_ray.clips.prepare import PrepareSettings
+
+    segment = settings.segment
+    if segment.kind == "precomputed" and segment.masks is None:
+        segment = replace(segment, masks=str(as_path(settings.data.root) / "masks"))
+    return PrepareSettings(
+        decode=settings.decode,
+        segment=segment.with_absolute_paths(),
+        inpaint=replace(settings.inpaint, model=absolute_name(settings.inpaint.model)),
+        max_failures=settings.data.max_failures,
+    )
 
 
 def _open(settings: Settings) -> RunFolder:

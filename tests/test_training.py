@@ -102,6 +102,24 @@ def test_local_mode_gives_the_same_bits(store: ClipStore, pairs: str, trained: P
         train([TrainingRun("real-0", 0, None)], store, tmp_path, replace(settings, learning_rate=1e30))
 
 
+@pytest.mark.ray
+def test_two_workers_train_as_one_does_with_all_of_the_batch(
+    store: ClipStore, pairs: str, session: None, tmp_path: Path
+) -> None:
+    one = replace(SETTINGS, epochs=20, batch_size=18, workers=0)  # an epoch is a step
+    two = replace(one, workers=2, cpus_per_worker=0.5)
+    histories = []
+    for settings in (one, two):
+        train([TrainingRun("random-0", 0, pairs)], store, tmp_path / str(settings.workers), settings)
+        histories.append(pd.read_parquet(tmp_path / str(settings.workers) / "random-0" / "history.parquet"))
+    assert histories[1]["step"].iloc[-1] == 20
+    np.testing.assert_allclose(histories[0]["loss"], histories[1]["loss"], rtol=0, atol=1e-4)
+    assert histories[0]["loss"].iloc[-1] < histories[0]["loss"].iloc[0] - 0.1
+    here, there = (load_network(tmp_path / n / "random-0" / "model.safetensors", one.network, 3) for n in "02")
+    for (name, value), other in zip(here.state_dict().items(), there.state_dict().values(), strict=True):
+        torch.testing.assert_close(value, other, rtol=1e-3, atol=1e-3, msg=name)
+
+
 def test_finished_runs_are_not_trained_again(store: ClipStore, pairs: str, trained: Path) -> None:
     files = {path: path.stat().st_mtime_ns for path in trained.rglob("*.*")}
     train([TrainingRun("real-0", 0, None), TrainingRun("random-0", 0, pairs)], store, trained)

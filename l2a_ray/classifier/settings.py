@@ -63,7 +63,7 @@ class ClassifierSettings:
     epochs: int = 100
     """Passes over as many samples as there are real training clips. Paper 5.1: 100 for UCF101 and HMDB51."""
     batch_size: int = 8
-    """Samples a step, over all workers. Paper 4.2."""
+    """Samples a step, over all workers: more workers get smaller parts and the result stays. Paper 4.2."""
     learning_rate: float = 0.1
     """Of the first step; it falls to 0 along a cosine. Paper 4.2."""
     momentum: float = 0.9

@@ -36,10 +36,12 @@ from l2a_ray.classifier.step import (
     train_step,
     training_state,
 )
+from l2a_ray.classifier.synchronous import synchronise
 from l2a_ray.clips.store import ClipStore
 from l2a_ray.composite import CompositeSettings
 from l2a_ray.errors import L2AError, LeakError, SettingError, StageError, StorageError
 from l2a_ray.files import AnyPath, as_path, header_metadata, read_bytes, read_table, write_bytes
+from l2a_ray.metrics import count, show
 from l2a_ray.samples import BatchPlan
 from l2a_ray.session import raise_cause
 
@@ -129,6 +131,8 @@ class _Training:
         self.progress, self.steps_before, self.told = job.progress, position * self.total_steps, 0.0
         torch.manual_seed(run.seed)
         self.network = build_network(job.settings.network, len(store.classes))
+        if self.workers > 1:
+            synchronise(self.network, gpu=job.settings.gpus_per_worker > 0)
         # Moves the network to its device, and wraps it for several workers; the optimiser comes after that.
         self.model = ray.train.torch.prepare_model(self.network)
         self.optimizer = make_optimizer(self.network, job.settings)
@@ -159,6 +163,7 @@ class _Training:
             waited += time.perf_counter() - asked
             losses.append(self._step(step, torch.tensor(clips_BTHWC), torch.tensor(labels_BL)))
             self._tell(step + 1, losses[-1])
+            count("l2a_train_steps", self.rank == 0)
         seconds = time.perf_counter() - started
         return {
             "epoch": epoch + 1,
@@ -188,6 +193,7 @@ class _Training:
         if self.rank == 0 and (now > self.told + 1 or done == self.total_steps):
             self.told = now
             self.progress.put((self.name, self.steps_before + done, loss))
+            show("l2a_train_loss", loss)
 
     def _save_checkpoint(self) -> None:
         state = {name: value.cpu().contiguous() for name, value in training_state(self.network, self.optimizer).items()}

@@ -35,6 +35,7 @@ from l2a_ray.clips.store import (
 from l2a_ray.errors import DatasetError, L2AError, StorageError, VideoError
 from l2a_ray.files import AnyPath, as_path, read_bytes, remove_folder
 from l2a_ray.inpaint import Inpainter, InpaintSettings, NoBackgroundError, build_inpainter
+from l2a_ray.metrics import count
 from l2a_ray.progress import Bar
 from l2a_ray.run import claim, decisive
 from l2a_ray.segment import SegmentSettings, build_segmenter
@@ -84,10 +85,12 @@ def prepare(catalog: Catalog, settings: PrepareSettings, root: AnyPath) -> ClipS
         for row in _stream(todo, settings, data):
             if "cause" in row:
                 failed.append(row)
+                count("l2a_clips_failed")
                 bar.write(f"not used: {row['path']}: {row['cause']}")
                 bar.set_postfix(failed=len(failed))
             else:
                 done[row["id"]] = row
+                count("l2a_clips_prepared")
             bar.update()
     remove_folder(root / ATTEMPTS)  # notes of processes that died when all but that was done
     index = pd.DataFrame([done[key] for key in sorted(done)], columns=list(INDEX_DTYPES)).astype(INDEX_DTYPES)

@@ -4,13 +4,13 @@ Axes: N clips, F features of a clip, L length of a label vector.
 """
 
 import io
+import itertools
 import logging
 import tarfile
 import time
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from itertools import count
 from tempfile import TemporaryDirectory
 from typing import Any, Self
 
@@ -30,6 +30,7 @@ from l2a_ray.composite import CompositeSettings
 from l2a_ray.config import Settings
 from l2a_ray.errors import SettingError, StageError
 from l2a_ray.files import AnyPath, read_bytes, write_bytes
+from l2a_ray.metrics import count, show
 from l2a_ray.names import EmbeddingSettings
 from l2a_ray.progress import Bar
 from l2a_ray.selector.file import Selector, save_selector
@@ -86,14 +87,20 @@ def train_selector(store: ClipStore, pairs: AnyPath, settings: SelectorTraining,
     """
     warm = TrainingRun("warm", settings.seed, _warm_pairs(pairs, settings, out))
     train_classifiers([warm], store.root, settings.classifier, settings.composite, out)
-    vectors = _vectors(store, settings, out)
-    network = _initial(store, vectors, settings)
-    files = env_files(store, pairs, settings, out)
+    _, network, files = begin(store, pairs, settings, out)
     weights, history = learn(network, files, settings, out)
     network.load_state_dict(weights)
     write_bytes(out / "history.parquet", history.to_parquet(index=False))
     save_selector(out, _bundle(network, store, settings, out))
     (out / CHECKPOINT).unlink(missing_ok=True)
+
+
+def begin(
+    store: ClipStore, pairs: AnyPath, settings: SelectorTraining, out: AnyPath
+) -> tuple[ClipVectors, SelectorNetwork, EnvFiles]:
+    """Return the clips' vectors, the untrained Selector and the environment's files; ``out`` holds the warm start."""
+    vectors = _vectors(store, settings, out)
+    return vectors, _initial(store, vectors, settings), env_files(store, pairs, settings, out)
 
 
 def learn(
@@ -106,7 +113,7 @@ def learn(
     Raises:
         StageError: that happened more often than ``selector.max_failures``.
     """
-    for failures in count():
+    for failures in itertools.count():
         algorithm = build_algorithm(network, files, settings)
         try:
             history = _learn(algorithm, settings, out)
@@ -203,6 +210,9 @@ def _learn(algorithm: Algorithm, settings: SelectorTraining, out: AnyPath) -> pd
             bar.update(len(new))
             told = progress(new)
             bar.set_postfix({name: f"{value:.3g}" for name, value in told.items()})
+            count("l2a_selector_steps", len(new))
+            for name, value in told.items():
+                show(f"l2a_selector_{name}", value)
             tracker.log(len(rows), {f"selector/{name}": value for name, value in told.items()})
             if (iteration + 1) % selector.checkpoint_every == 0 and len(rows) < total:
                 _save(algorithm, rows, out / CHECKPOINT)
