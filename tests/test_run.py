@@ -159,7 +159,7 @@ def test_flat_settings_leave_out_how_a_result_is_come_by() -> None:
 
 def test_arms_are_read_in_order_without_repetition() -> None:
     assert Settings(name="a", arms=" selected,real, selected,").arm_names == ("selected", "real")
-    assert Settings(name="a", runs="there").folder == Path("there/a")
+    assert Settings(name="a", runs="there").folder == Path("there/a").absolute()
 
 
 @pytest.mark.parametrize(

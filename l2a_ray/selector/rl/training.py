@@ -121,13 +121,17 @@ def learn(
         except RayActorError as error:
             if failures == settings.selector.max_failures:
                 raise StageError(
-                    f"train-selector gave up after {failures} restarts: {error}\nThe same command goes on from the "
-                    "last checkpoint; selector.max_failures allows more restarts"
+                    f"train-selector gave up after {failures} restarts: {_first_line(error)} The same command goes on "
+                    "from the last checkpoint; selector.max_failures allows more restarts"
                 ) from error
-            logger.warning("train-selector: a process died; back to the last checkpoint. (%s)", error)
+            logger.warning("train-selector: back to the last checkpoint: %s", _first_line(error))
         finally:
             algorithm.stop()
     raise AssertionError("unreachable")
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).splitlines()[0]
 
 
 def env_files(store: ClipStore, pairs: AnyPath, settings: SelectorTraining, out: AnyPath) -> EnvFiles:
