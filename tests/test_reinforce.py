@@ -15,6 +15,7 @@ from bandit import OBSERVATIONS, B, Bandit, F, L, initial, model_config, share_w
 from gymnasium import spaces
 from helpers import CROP, NETWORK, small_network, small_problem
 from numpy.typing import NDArray
+from ray.exceptions import RayActorError
 from ray.rllib.algorithms import Algorithm
 from ray.rllib.core.columns import Columns
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
@@ -274,7 +275,8 @@ def test_a_killed_learner_costs_the_steps_since_the_last_checkpoint(
         seed=3,
     )
     files = selection_files(tmp_path, settings)
-    undisturbed, history = learn(settings, files, tmp_path / "undisturbed")
+    in_the_driver = replace(settings, selector=replace(settings.selector, learners=0))
+    undisturbed, history = learn(in_the_driver, files, tmp_path / "undisturbed")
     real, begun = training.sample_and_learn, list[int]()
 
     def killing(algorithm: Algorithm, seed: int, iteration: int) -> list[dict[str, float]]:
@@ -291,9 +293,16 @@ def test_a_killed_learner_costs_the_steps_since_the_last_checkpoint(
         torch.testing.assert_close(disturbed[name], value, atol=1e-6, rtol=0)
     told = ["step", "iteration", "reward", "baseline", "val_loss", "num_selected"]
     pd.testing.assert_frame_equal(history_disturbed[told], history[told], atol=1e-6)
-    begun.clear()
-    with pytest.raises(StageError, match=r"gave up after 0 restarts.*selector\.max_failures"):
-        learn(replace(settings, selector=replace(settings.selector, max_failures=0)), files, tmp_path / "given_up")
+
+    def dying(*arguments: object) -> pd.DataFrame:
+        begun.append(-1)
+        raise RayActorError(error_msg="it died\nof something")
+
+    monkeypatch.setattr(training, "_learn", dying)
+    few = replace(in_the_driver, selector=replace(in_the_driver.selector, max_failures=2))
+    with pytest.raises(StageError, match=r"gave up after 2 restarts: it died The same .* selector\.max_failures"):
+        learn(few, files, tmp_path / "given_up")
+    assert begun.count(-1) == 3
 
 
 def test_unknown_algorithms_and_options_are_refused() -> None:
