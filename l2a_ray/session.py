@@ -2,6 +2,7 @@
 
 import logging
 import os
+import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import NoReturn
@@ -10,7 +11,7 @@ import ray
 import ray.data
 
 from l2a_ray.cluster import Demand, check_cluster
-from l2a_ray.errors import L2AError
+from l2a_ray.errors import ClusterError, L2AError
 
 # Of a Ray that we start on this machine. Data streams through it, so a small one is enough; Ray's own default, 30 % of
 # the memory, would be filled with batches that training will not want for minutes.
@@ -27,6 +28,7 @@ def ray_session(wanted: Sequence[Demand] = ()) -> Iterator[None]:
         wanted: what is about to be asked of the cluster.
 
     Raises:
+        ClusterError: nothing answers at that address.
         SettingError, ClusterError: the cluster cannot do it (``check_cluster``).
     """
     if ray.is_initialized():
@@ -37,7 +39,8 @@ def ray_session(wanted: Sequence[Demand] = ()) -> Iterator[None]:
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
     # Ray's own 15 starves those who make samples where the training beside them runs in the command's own process.
     os.environ.setdefault("RAY_worker_niceness", "0")
-    if "RAY_ADDRESS" in os.environ:
+    if address := os.environ.get("RAY_ADDRESS"):
+        _refuse_silence(address)
         ray.init(log_to_driver=False, logging_level=logging.WARNING)
     else:
         ray.init(
@@ -53,6 +56,18 @@ def ray_session(wanted: Sequence[Demand] = ()) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _refuse_silence(address: str) -> None:
+    """Ray itself tries for ten minutes and more to reach a cluster that is not there."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host:  # auto, local
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+    except (OSError, ValueError) as error:
+        advice = "Start it, correct the address (host:port), or unset RAY_ADDRESS to work on this machine"
+        raise ClusterError(f"RAY_ADDRESS={address}: no Ray answers there ({error}). {advice}") from error
 
 
 def quieten() -> None:

@@ -11,11 +11,12 @@ import yaml
 
 from l2a_ray.classifier.settings import ClassifierSettings
 from l2a_ray.config import Settings
-from l2a_ray.errors import SettingError, StageError, StorageError
+from l2a_ray.errors import ClusterError, SettingError, StageError, StorageError
 from l2a_ray.files import AnyPath
 from l2a_ray.run import NEUTRAL, RunFolder, flatten
 from l2a_ray.selector.rl.settings import SelectorSettings
 from l2a_ray.selector.selection import SelectSettings
+from l2a_ray.session import ray_session
 from l2a_ray.videos.catalog import DataSettings
 from l2a_ray.videos.decode import DecodeSettings
 
@@ -197,3 +198,10 @@ def crop(pixels: int) -> ClassifierSettings:
 
 def test_crop_may_be_as_large_as_the_clips() -> None:
     assert Settings(name="a", decode=DecodeSettings(size=64), classifier=crop(64)).classifier.crop == 64
+
+
+@pytest.mark.parametrize("port", ["1", "http"])
+def test_a_cluster_that_is_not_there_is_told_at_once(port: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{port}")
+    with pytest.raises(ClusterError, match=rf"RAY_ADDRESS=127\.0\.0\.1:{port}: no Ray answers"), ray_session():
+        pass
