@@ -1,6 +1,7 @@
 """Data sets by their published lists: counts as published, files found by name, and what is missing is told."""
 
 from collections import Counter
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -260,7 +261,7 @@ def test_prepare_names_what_is_missing_and_the_report_the_share(
         return store
 
     monkeypatch.setattr(preparation, "prepare", nothing)
-    monkeypatch.setattr("l2a_ray.session.ray.is_initialized", lambda: True)
+    monkeypatch.setattr("l2a_ray.session.ray_session", lambda wanted: nullcontext())
     data = DataSettings(root=str(tmp_path / "videos"), layout="hmdb51")
     prepare(Settings(name="a", runs=str(tmp_path), data=data))
     missing = pd.read_parquet(tmp_path / "a/missing.parquet")
