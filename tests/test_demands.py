@@ -183,7 +183,7 @@ sys.meta_path[:] = [finder for finder in sys.meta_path if "editable" not in repr
 """
 
 
-@pytest.mark.ray
+@pytest.mark.slow
 def test_nodes_with_other_code_are_named(tmp_path: Path) -> None:
     changed, without = tmp_path / "changed", tmp_path / "without"
     for name in ("l2a_ray", "envs"):

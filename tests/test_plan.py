@@ -79,7 +79,7 @@ def test_impossible_settings_are_refused(name: str, value: int) -> None:
 
 
 @pytest.mark.ray
-@pytest.mark.filterwarnings("ignore::DeprecationWarning:ray.data")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:ray", "ignore:.*Overriding environment:UserWarning")
 def test_plan_measures_and_writes(tmp_path: Path) -> None:
     from l2a_ray import stages
 

@@ -254,7 +254,7 @@ def learn(
     return training.learn(SelectorNetwork(5, 3, settings.selector.hidden), files, settings, out)
 
 
-@pytest.mark.ray
+@pytest.mark.slow
 def test_a_killed_learner_costs_the_steps_since_the_last_checkpoint(
     session: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -77,7 +77,7 @@ def test_clips_and_pairs_from_a_slow_and_failing_store_are_those_from_folders(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     generate(tmp_path / "videos", GENERATE, 0)
-    with s3_server(monkeypatch, delay=0.05, fail_every=20) as store:
+    with s3_server(monkeypatch, delay=0.02, fail_every=20) as store:
         store.put(str(tmp_path / "videos"), "bucket/videos", recursive=True)
         for root, runs in (("videos", "runs"), (f"{BUCKET}/videos", f"{BUCKET}/runs")):
             for command in ("prepare", "match"):

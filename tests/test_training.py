@@ -168,7 +168,7 @@ def test_killed_driver_goes_on_where_it_was_and_ends_with_the_same_bits(
     assert once.keys() == twice.keys() and all(torch.equal(once[name], twice[name]) for name in once)
 
 
-@pytest.mark.ray
+@pytest.mark.slow
 def test_a_killed_worker_goes_on_from_its_last_epoch_and_ends_with_the_same_bits(
     store: ClipStore, pairs: str, trained: Path, session: None, tmp_path: Path
 ) -> None:
