@@ -61,9 +61,8 @@ def measure(
     Raises:
         DatasetError: not one video of the sample could be used.
     """
-    beside = (
-        settings.folder if isinstance(settings.folder, Path) else None
-    )  # an object store's times are not known here
+    # Where the run is in an object store, the folder is anywhere on this machine: the store's times are not measured.
+    beside = settings.folder if isinstance(settings.folder, Path) else None
     if beside is not None:
         beside.mkdir(parents=True, exist_ok=True)
     start = time.perf_counter()
@@ -116,8 +115,8 @@ def _prepare(
     good = [row for row in rows if "cause" not in row]
     if not good:
         raise DatasetError(f"not one of {len(rows)} videos drawn for measuring could be used: {rows[0]['cause']}")
-    seen: set[int] = set()
-    warm = [row["seconds"] for row, process, *_ in done if process in seen or seen.add(process)]  # type: ignore[func-returns-value]
+    processes = [process for _, process, *_ in done]
+    warm = [row["seconds"] for i, (row, process, *_) in enumerate(done) if process in processes[:i]]
     sizes = [clip_path(data, row["id"]).stat().st_size for row in good]
     return good, {
         "worker": first,

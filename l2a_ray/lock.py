@@ -1,6 +1,7 @@
 """One process at a time in a folder, on this machine or on others that see the same folder or object store."""
 
 import json
+import logging
 import os
 import platform
 import threading
@@ -17,6 +18,7 @@ from upath import UPath
 from l2a_ray.errors import StageError, StorageError
 from l2a_ray.files import AnyPath, read_bytes, write_json
 
+logger = logging.getLogger(__name__)
 OWNER = ".owner.json"
 BEAT = 10.0
 """Seconds after which the holder of an object store's folder says again that it lives."""
@@ -60,10 +62,13 @@ def _hold_remote(folder: UPath) -> Iterator[None]:
     done = threading.Event()
     _create(owner, about)
 
+    def ours() -> bool:
+        return bool(json.loads(read_bytes(owner))["token"] == about["token"])
+
     def beat() -> None:
         while not done.wait(BEAT):
             try:
-                if json.loads(read_bytes(owner))["token"] != about["token"]:
+                if not ours():
                     return
                 write_json(owner, about | {"beat": time.time()})
             except (OSError, ValueError, StorageError):
@@ -76,7 +81,11 @@ def _hold_remote(folder: UPath) -> Iterator[None]:
     finally:
         done.set()
         thread.join()
-        owner.unlink(missing_ok=True)
+        try:
+            if ours():  # not if another has taken over
+                owner.unlink(missing_ok=True)
+        except Exception as error:  # what the run itself ends with matters more; the beats have stopped, which suffices
+            logger.warning("%s: cannot be given back at once (%s); the next command waits for it", folder, error)
 
 
 def _wait_for_dead_holder(folder: UPath) -> None:

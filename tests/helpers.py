@@ -17,11 +17,16 @@ from l2a_ray.composite import CompositeSettings
 from l2a_ray.samples import SampleLoader
 from l2a_ray.segment.base import Planes
 from l2a_ray.selector.vectors import ClipVectors
+from l2a_ray.videos.generate import GenerateSettings
 
 CLASSES = ("red", "green", "blue")
 FRAMES, HEIGHT, WIDTH, CROP = 4, 20, 24, 20
 SPLITS = ("train", "train", "train", "val", "val", "test")
 NETWORK = NetworkSettings(name="small3d", width=4)
+SMALL_VIDEOS = GenerateSettings(
+    width=64, height=48, frames=8, train_per_class=8, test_per_class=2, wrong_label_share=0, lost_share=0
+)
+"""60 videos."""
 
 
 def noise_clip(rng: np.random.Generator, frames: int, height: int, width: int) -> StoredClip:

@@ -10,13 +10,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from helpers import SMALL_VIDEOS
 from ray.cluster_utils import Cluster
 
-from l2a_ray.videos.generate import GenerateSettings, generate
+from l2a_ray.videos.generate import generate
 
-GENERATE = GenerateSettings(
-    width=64, height=48, frames=8, train_per_class=8, test_per_class=2, wrong_label_share=0, lost_share=0
-)
 # One CPU a node: the classifier's worker has one node, its samples are made on another, and env runners have one each.
 CONFIG = """
 arms: real,selected
@@ -74,7 +72,7 @@ def metrics(folder: Path, name: str) -> dict[str, object]:
 
 @pytest.mark.slow
 def test_a_run_on_nodes_that_go_away_ends_as_one_on_a_single_machine(tmp_path: Path, cluster: Cluster) -> None:
-    generate(tmp_path / "videos", GENERATE, 0)
+    generate(tmp_path / "videos", SMALL_VIDEOS, 0)
     (tmp_path / "run.yaml").write_text(CONFIG)
     run, log = tmp_path / "runs" / "cluster", tmp_path / "cluster.log"
     driver = start(tmp_path, "cluster", cluster.address)

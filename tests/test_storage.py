@@ -12,17 +12,15 @@ import numpy as np
 import pytest
 import s3fs
 import safetensors.numpy
+from helpers import SMALL_VIDEOS
 
 from l2a_ray.errors import MissingPackageError, StageError, StorageError
 from l2a_ray.files import as_path, header_metadata, open_file, read_bytes, remove_folder, write_bytes
 from l2a_ray.lock import hold
-from l2a_ray.videos.generate import GenerateSettings, generate
+from l2a_ray.videos.generate import generate
 
 BUCKET = "s3://bucket"
 PAIRS = "runs/a/match/pairs.parquet"
-GENERATE = GenerateSettings(
-    width=64, height=48, frames=8, train_per_class=8, test_per_class=2, wrong_label_share=0, lost_share=0
-)
 CONFIG = """
 arms: real,selected
 data: {layout: folder, val_fraction: 0.25}
@@ -76,7 +74,7 @@ def l2a(folder: Path, command: str, root: str, runs: str) -> str:
 def test_clips_and_pairs_from_a_slow_and_failing_store_are_those_from_folders(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    generate(tmp_path / "videos", GENERATE, 0)
+    generate(tmp_path / "videos", SMALL_VIDEOS, 0)
     with s3_server(monkeypatch, delay=0.02, fail_every=20) as store:
         store.put(str(tmp_path / "videos"), "bucket/videos", recursive=True)
         for root, runs in (("videos", "runs"), (f"{BUCKET}/videos", f"{BUCKET}/runs")):
@@ -96,7 +94,7 @@ def test_clips_and_pairs_from_a_slow_and_failing_store_are_those_from_folders(
 def test_a_whole_run_in_a_store_ends_as_one_in_folders(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, delay: float, fail_every: int
 ) -> None:
-    generate(tmp_path / "videos", GENERATE, 0)
+    generate(tmp_path / "videos", SMALL_VIDEOS, 0)
     l2a(tmp_path, "run", "videos", "runs")
     before = sorted(path.name for path in tmp_path.iterdir())
     with s3_server(monkeypatch, delay, fail_every) as store:
@@ -117,7 +115,7 @@ def test_a_whole_run_in_a_store_ends_as_one_in_folders(
 
 @pytest.mark.ray
 def test_a_full_disk_is_told_and_with_more_room_the_same_command_goes_on(tmp_path: Path) -> None:
-    generate(tmp_path / "videos", GENERATE, 0)
+    generate(tmp_path / "videos", SMALL_VIDEOS, 0)
     (tmp_path / "run.yaml").write_text(CONFIG)
     (tmp_path / "runs").mkdir()
     prepare = f"{sys.executable} -m l2a_ray prepare --config run.yaml --data.root videos --name a"
@@ -196,6 +194,9 @@ def test_folder_in_a_store_is_one_holders_at_a_time(store: s3fs.S3FileSystem, mo
     write_bytes(folder / ".owner.json", b'{"host": "gone", "token": "x"}')
     with hold(folder):
         pass  # whoever is gone is noticed by the beats that do not come
+    with hold(folder):
+        write_bytes(folder / ".owner.json", b'{"token": "of another, who took over"}')
+    assert (folder / ".owner.json").exists(), "it is theirs now"
     remove_folder(folder)
     remove_folder(folder)
     assert not folder.exists()

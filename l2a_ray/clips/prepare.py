@@ -41,7 +41,7 @@ from l2a_ray.run import claim, decisive
 from l2a_ray.segment import SegmentSettings, build_segmenter
 from l2a_ray.segment.base import Planes, Segmenter
 from l2a_ray.videos.catalog import Catalog, Video
-from l2a_ray.videos.decode import Clip, DecodeSettings, decode
+from l2a_ray.videos.decode import Clip, DecodeSettings, decode, fetch
 
 logger = logging.getLogger(__name__)
 Row = dict[str, Any]
@@ -214,9 +214,11 @@ def prepare_clip(
         StorageError: the store cannot be written.
     """
     size, changed = _stamp(video.path)
-    clip = decode(video.path, settings.decode)
+    source = fetch(video.path)
+    clip = decode(video.path, settings.decode, source)
     planes = segmenter(clip).planes()
     background_THWC, remark = _background(clip, planes, inpainter)
+    content = read_bytes(as_path(video.path)) if source is None else source.getbuffer()
     metadata: Row = {
         "frame_count": clip.frame_count,
         "rate": clip.rate,
@@ -225,7 +227,7 @@ def prepare_clip(
         "foreground_ratio": float(planes.objects.mean()),
         "people_ratio": float(planes.people.mean()),
         "remark": remark,
-        "source_hash": hashlib.blake2b(read_bytes(as_path(video.path)), digest_size=16).hexdigest(),
+        "source_hash": hashlib.blake2b(content, digest_size=16).hexdigest(),
         "source_size": size,
         "source_mtime_ns": changed,
     }

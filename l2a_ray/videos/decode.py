@@ -70,19 +70,23 @@ def uniform_indices(count: int, frames: int) -> NDArray[np.int64]:
     return (2 * np.arange(frames, dtype=np.int64) + 1) * count // (2 * frames)
 
 
-def decode(path: str, settings: DecodeSettings) -> Clip:
+def decode(path: str, settings: DecodeSettings, source: BinaryIO | None = None) -> Clip:
     """Read one video on one thread.
 
     Frames are counted by decoding, never taken from a header. A file that breaks off is used up to there if this is
     at least 80 % of what it promises. Where the picture size changes inside a file, all frames are scaled to the size
     that the first one asks for. Pixels are taken as square.
 
+    Args:
+        path: the file, or the URI of the object.
+        settings: what is taken from it.
+        source: what :func:`fetch` returned, if that has been done already.
+
     Raises:
         VideoError: the file cannot be read as a video of two frames or more.
     """
-    _check_file(path)
+    source = source or fetch(path)
     try:
-        source = _fetch(path)
         header = _probe(path, source)
         picked, count, broken = _read(path, source, uniform_indices(header.packets, settings.frames), settings.size)
         promised = round((header.packets if broken else count) / header.share)
@@ -99,8 +103,13 @@ def decode(path: str, settings: DecodeSettings) -> Clip:
     return Clip(path=path, frames_THWC=frames_THWC, indices_T=indices_T, frame_count=count, rate=header.rate)
 
 
-def _fetch(path: str) -> BinaryIO | None:
-    """Return the content of a video in an object store, which decoding reads more than once; None: it is a file."""
+def fetch(path: str) -> io.BytesIO | None:
+    """Return the content of a video in an object store, which is read more than once; None: it is a file.
+
+    Raises:
+        VideoError: it is missing, empty, no file, or cannot be read.
+    """
+    _check_file(path)
     file = as_path(path)
     try:
         return None if isinstance(file, Path) else io.BytesIO(read_bytes(file))

@@ -4,7 +4,6 @@ Axes: N clips, F features of a clip, L length of a label vector.
 """
 
 import io
-import itertools
 import logging
 import tarfile
 import time
@@ -113,7 +112,8 @@ def learn(
     Raises:
         StageError: that happened more often than ``selector.max_failures``.
     """
-    for failures in itertools.count():
+    failures = 0
+    while True:
         algorithm = build_algorithm(network, files, settings)
         try:
             history = _learn(algorithm, settings, out)
@@ -124,10 +124,10 @@ def learn(
                     f"train-selector gave up after {failures} restarts: {_first_line(error)} The same command goes on "
                     "from the last checkpoint; selector.max_failures allows more restarts"
                 ) from error
+            failures += 1
             logger.warning("train-selector: back to the last checkpoint: %s", _first_line(error))
         finally:
             algorithm.stop()
-    raise AssertionError("unreachable")
 
 
 def _first_line(error: BaseException) -> str:
