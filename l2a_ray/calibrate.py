@@ -10,7 +10,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,6 +23,7 @@ import torch
 from numpy.typing import NDArray
 
 from l2a_ray.classifier.evaluation import best_device, read_clips
+from l2a_ray.classifier.feed import STEPS_PER_EXECUTION, Source, feed
 from l2a_ray.classifier.networks import Network, build_network, save_network
 from l2a_ray.classifier.step import make_optimizer, predict, train_step
 from l2a_ray.clips.prepare import PrepareSettings, Row, prepare_or_fail
@@ -73,6 +74,7 @@ def measure(
         rows, prepared = _prepare(settings, parts, catalog, Path(folder), int(found["cpus"]))
         store = _miniature(Path(folder), catalog, rows)
         network, trained = _train(settings, store)
+        trained |= _fed(settings, store, network)
         selected = _select(settings, catalog, store, network, Path(folder), pairs)
         found |= prepared | trained | selected
     found["pair_bytes"] = _pair_bytes(settings, catalog, neighbours)
@@ -184,7 +186,31 @@ def _train(settings: Settings, store: ClipStore) -> tuple[Network, dict[str, flo
 
     found["predict"] = _often(classify, share / 2) / len(some)
     found["model_bytes"] = float(sum(value.numel() * value.element_size() for value in network.state_dict().values()))
-    return network.cpu(), found
+    return network, found
+
+
+def _fed(settings: Settings, store: ClipStore, network: Network) -> dict[str, float]:
+    """Time SGD steps while Ray Data makes the samples beside them, which on few CPUs slows the steps."""
+    classifier, seconds = settings.classifier, settings.plan.seconds / 12
+    ids = store.rows("train")["id"].to_numpy(dtype=np.str_)
+    optimizer, threads = make_optimizer(network, classifier), torch.get_num_threads()
+    found = dict[str, float]()
+    torch.set_num_threads(classifier.threads)
+    for name, pairs in (("real", None), ("mixed", np.stack([ids, np.roll(ids, 1)], axis=1))):
+        plan = BatchPlan(ids, pairs, classifier.batch_size, classifier.composite_share, 0)
+        source = Source(str(store.root.absolute()), settings.composite, classifier.crop, plan)
+        began = time.perf_counter()
+        with closing(feed(source, 0, STEPS_PER_EXECUTION, 0, max(1, classifier.workers))) as batches:
+
+            def step() -> None:
+                clips_BTHWC, labels_BL = next(batches)
+                train_step(network, optimizer, torch.tensor(clips_BTHWC), torch.tensor(labels_BL))
+
+            step()
+            found["stream"] = time.perf_counter() - began
+            found[f"fed_{name}"] = _often(step, seconds)
+    torch.set_num_threads(threads)
+    return found
 
 
 def _select(

@@ -24,6 +24,8 @@ Part = Literal["segment", "classifier", "selector"]
 Amounts = Mapping[str, float]
 """Resources by Ray's names: CPU, GPU."""
 HEAD = "node:__internal_head__"
+Phase = Sequence["Demand"]
+"""Demands that are there at the same time."""
 
 
 @dataclass(frozen=True)
@@ -43,27 +45,29 @@ class Demand:
     spare: float = 0
 
 
-def demands(settings: Settings, *parts: Part) -> list[Demand]:
-    """Return what parts of a run reserve; without any, that of a stage that runs Ray Data's tasks alone."""
-    found = [Demand(spare=1)]
+def demands(settings: Settings, *parts: Part) -> list[Phase]:
+    """Return what parts of a run reserve, one after the other; without any, what Ray Data's tasks alone need."""
+    found: list[Phase] = [[Demand(spare=1)]]
     segment, classifier, selector = settings.segment, settings.classifier, settings.selector
     if "segment" in parts:
         gpus = segment.gpus_per_worker
-        found.append(Demand(1, {"GPU": gpus}, {"GPU": ("segment.gpus_per_worker", gpus)}))
+        found.append([Demand(1, {"GPU": gpus}, {"GPU": ("segment.gpus_per_worker", gpus)})])
     if "classifier" in parts:
         each = {"CPU": classifier.cpus_per_worker, "GPU": classifier.gpus_per_worker}
         names = {"CPU": "classifier.cpus_per_worker", "GPU": "classifier.gpus_per_worker"}
-        found.append(Demand(classifier.workers, each, {key: (names[key], each[key]) for key in each}, spare=1))
+        found.append([Demand(classifier.workers, each, {key: (names[key], each[key]) for key in each}, spare=1)])
     if "selector" in parts and selector.algorithm != RANDOM and set(settings.arm_names) != {"real"}:
-        gpus, runners = selector.gpus_per_env_runner, selector.env_runners
-        fields = {"CPU": ("selector.env_runners", runners), "GPU": ("selector.gpus_per_env_runner", gpus)}
-        found.append(Demand(runners, {"CPU": 1, "GPU": gpus}, fields))
-        gpus = selector.gpus_per_learner
-        found.append(Demand(selector.learners, {"GPU": gpus}, {"GPU": ("selector.gpus_per_learner", gpus)}))
+        gpus, count = selector.gpus_per_env_runner, selector.env_runners
+        fields = {"CPU": ("selector.env_runners", count), "GPU": ("selector.gpus_per_env_runner", gpus)}
+        runners = Demand(count, {"CPU": 1, "GPU": gpus}, fields)
+        gpus, count = selector.gpus_per_learner, selector.learners
+        fields = {"CPU": ("selector.learners", count), "GPU": ("selector.gpus_per_learner", gpus)}
+        # RLlib's own rule: a learner reserves a GPU or a CPU, never both.
+        found.append([runners, Demand(count, {"CPU": float(not gpus), "GPU": gpus}, fields)])
     return found
 
 
-def check_cluster(wanted: Sequence[Demand]) -> None:
+def check_cluster(wanted: Sequence[Phase]) -> None:
     """Refuse a cluster on which a run would wait for ever, or whose nodes would not run the same code. Ray is running.
 
     Raises:
@@ -73,34 +77,59 @@ def check_cluster(wanted: Sequence[Demand]) -> None:
     alive = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
     check_code(alive)
     present: list[Amounts] = [node["Resources"] for node in alive]
-    lacking = [demand for demand in wanted if shortage(demand, present) is not None]
+    lacking = [phase for phase in wanted if shortage(phase, present) is not None]
     if not lacking:
         return
     coming = _coming(alive)
-    for demand in lacking:
+    for phase in lacking:
         # The nodes that are there are among those that the autoscaler may have: the two are not added up.
-        error = shortage(demand, coming, "can grow to") if coming else shortage(demand, present)
+        error = shortage(phase, coming, "can grow to") if coming else shortage(phase, present)
         if error is not None and coming is None:
             logger.warning("%s. Waiting, in case that something unseen from here starts nodes", error)
         elif error is not None:
             raise error
 
 
-def shortage(demand: Demand, nodes: Sequence[Amounts], can: str = "has") -> SettingError | ClusterError | None:
-    """Return what is wrong with a demand on these nodes, which the cluster has or can grow to; None if nothing is."""
+def shortage(phase: Phase, nodes: Sequence[Amounts], can: str = "has") -> SettingError | ClusterError | None:
+    """Return what is wrong with demands on these nodes, which the cluster has or can grow to; None if nothing is."""
     have = f"the cluster {can} {_describe(nodes)}"
+    for demand in phase:
+        if (error := _shortage(demand, nodes, have)) is not None:
+            return error
+    if _fit(phase, nodes):
+        return None
+    scarce = "GPU" if any(demand.each.get("GPU") for demand in phase) else "CPU"
+    name, value = next(demand.fields[scarce] for demand in phase if demand.each.get(scarce))
+    asked = " and ".join(_ask(demand) for demand in phase)
+    return SettingError(name, value, f"the settings ask for {asked} at the same time; {have}. Lower one of them")
+
+
+def _shortage(demand: Demand, nodes: Sequence[Amounts], have: str) -> SettingError | ClusterError | None:
+    asked = f"the settings ask for {_ask(demand)} at once"
     for resource, (name, value) in demand.fields.items():
         if _room({resource: demand.each[resource]}, nodes) < demand.count:
-            return SettingError(name, value, f"{_ask(demand)}; {have}. Lower it, or start nodes that have more")
+            return SettingError(name, value, f"{asked}; {have}. Lower it, or start nodes that have more")
     if _room(demand.each, nodes) < demand.count:
         name, value = demand.fields["GPU"]
-        return SettingError(name, value, f"{_ask(demand)}; {have}, too few with both. Lower it, or start other nodes")
+        return SettingError(name, value, f"{asked}; {have}, too few with both. Lower it, or start other nodes")
     if sum(node.get("CPU", 0) for node in nodes) - demand.count * demand.each.get("CPU", 0) >= demand.spare:
         return None
     if not demand.count or not demand.each.get("CPU"):
         return ClusterError(f"no CPU is there for the tasks that make clips and samples: {have}. Start worker nodes")
     name, value = demand.fields["CPU"]
-    return SettingError(name, value, f"{_ask(demand)}, and 1 CPU is for the tasks that make samples; {have}. Lower it")
+    return SettingError(name, value, f"{asked}, and 1 CPU is for the tasks that make samples; {have}. Lower it")
+
+
+def _fit(phase: Phase, nodes: Sequence[Amounts]) -> bool:
+    """Return whether all processes find a node: the greatest first, and on a node with few GPUs if it can do."""
+    free = sorted((dict(node) for node in nodes), key=lambda node: node.get("GPU", 0))
+    processes = [demand.each for demand in phase for _ in range(demand.count)]
+    for each in sorted(processes, key=lambda each: (each.get("GPU", 0), each.get("CPU", 0)), reverse=True):
+        node = next((node for node in free if _room(each, [node]) >= 1), None)
+        if node is None:
+            return False
+        node |= {key: node[key] - amount for key, amount in each.items() if amount}
+    return True
 
 
 def _room(each: Amounts, nodes: Sequence[Amounts]) -> float:
@@ -114,7 +143,7 @@ def _room(each: Amounts, nodes: Sequence[Amounts]) -> float:
 
 def _ask(demand: Demand) -> str:
     each = " and ".join(f"{amount:g} {resource}" for resource, amount in demand.each.items() if amount)
-    return f"the settings ask for {demand.count} x ({each}) at once"
+    return f"{demand.count} x ({each})"
 
 
 def _describe(nodes: Sequence[Amounts]) -> str:

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
 FIT_S = {True: 20.0, False: 3.0}
 """Seconds that Ray Train takes to start, with workers of its own and without."""
-STREAM_S = 3.0
-"""Seconds that Ray Data takes to start a stream once its processes are there, and to end it."""
 REPORT_S = 6.0
 """Seconds of `report`."""
 STREAM_SHARE = 0.87
@@ -64,7 +62,10 @@ class Costs:
     worker_gib: float
     real: float  # a real sample made
     composite: float  # a composite made
-    step: float  # an SGD step of the classifier with a worker's part of the batch
+    step: float  # an SGD step of the classifier with a worker's part of the batch, nothing else at work
+    fed_real: float  # the same step, its real samples made beside it by Ray Data
+    fed_mixed: float  # with composites among the samples
+    stream: float  # a stream of Ray Data started, its processes being there
     predict: float  # a clip read and classified
     feature: float  # a feature of a single clip
     model_bytes: float
@@ -153,7 +154,7 @@ def _prepare(settings: "Settings", clips: int, costs: Costs) -> Stage:
     parallel = min(costs.cpus, costs.gpus / gpus if gpus and costs.gpus else costs.cpus)
     seconds = clips * costs.clip / STREAM_SHARE
     return Stage(
-        wall_s=costs.worker + STREAM_S + seconds / parallel,
+        wall_s=costs.worker + costs.stream + seconds / parallel,
         cpu_hours=seconds / 3600,
         gpu_hours=seconds * gpus / 3600,
         memory_gib=costs.driver_gib + parallel * costs.worker_gib,
@@ -161,7 +162,7 @@ def _prepare(settings: "Settings", clips: int, costs: Costs) -> Stage:
 
 
 def _train(settings: "Settings", train_clips: int, costs: Costs, arms: list[str]) -> Stage:
-    """One SGD step may not be quicker than the network, nor than all CPUs making samples and training together."""
+    """A step takes what one of a worker beside its feed does, or what all CPUs take to feed and train all workers."""
     classifier, workers = settings.classifier, max(1, settings.classifier.workers)
     share, gpus = classifier.composite_share, workers * classifier.gpus_per_worker
     own = costs.step * workers * (1 if gpus else classifier.threads)
@@ -170,7 +171,8 @@ def _train(settings: "Settings", train_clips: int, costs: Costs, arms: list[str]
         mixed = 0 if arm == "real" else share
         made = classifier.batch_size * (mixed * costs.composite + (1 - mixed) * costs.real)
         steps = classifier.epochs * -(-train_clips // classifier.batch_size)
-        wall += steps * max(costs.step, (own + made) / costs.cpus) + STREAM_S / 3
+        fed = costs.fed_mixed if mixed else costs.fed_real
+        wall += steps * max(fed, (own + made) / costs.cpus) + costs.stream
         cpu += steps * (own + made)
     return Stage(
         wall_s=wall + FIT_S[classifier.workers > 0],
@@ -205,7 +207,7 @@ def _select(settings: "Settings", pairs: int, costs: Costs, learned: bool) -> St
     if learned and costs.screen:
         score = costs.screen + (settings.select.budget + RESCORED) * costs.score
     return Stage(
-        wall_s=STREAM_S + pairs * score / costs.cpus,
+        wall_s=costs.stream + pairs * score / costs.cpus,
         cpu_hours=pairs * score / 3600,
         memory_gib=costs.driver_gib + costs.cpus * costs.worker_gib,
     )

@@ -21,14 +21,20 @@ from l2a_ray.lock import hold
 logger = logging.getLogger(__name__)
 RECORD = "stage.json"
 # How a result is come by, not what it is: these may change between the start of a run and its resumption.
-NEUTRAL = (
-    "checkpoint_every",
-    "max_failures",
-    "gpus_per_worker",
-    "cpus_per_worker",
-    "gpus_per_env_runner",
-    "learners",
-    "gpus_per_learner",
+NEUTRAL = frozenset(
+    {
+        "classifier.checkpoint_every",
+        "classifier.cpus_per_worker",
+        "classifier.gpus_per_worker",
+        "classifier.max_failures",
+        "data.max_failures",
+        "segment.gpus_per_worker",
+        "selector.checkpoint_every",
+        "selector.gpus_per_env_runner",
+        "selector.gpus_per_learner",
+        "selector.learners",
+        "selector.max_failures",
+    }
 )
 PACKAGES = ("l2a-ray", "ray", "torch", "torchvision", "numpy", "av", "opencv-python-headless", "gymnasium")
 Plain = Mapping[str, Any]
@@ -150,7 +156,7 @@ def flatten(settings: Plain, prefix: str = "") -> dict[str, Any]:
 
 def decisive(settings: Plain) -> dict[str, Any]:
     """Return nested settings with dotted names, without what only says how a result is come by."""
-    return {key: value for key, value in flatten(settings).items() if key.rpartition(".")[2] not in NEUTRAL}
+    return {key: value for key, value in flatten(settings).items() if key not in NEUTRAL}
 
 
 def _environment(seed: int) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import NoReturn
 import ray
 import ray.data
 
-from l2a_ray.cluster import Demand, check_cluster
+from l2a_ray.cluster import Phase, check_cluster
 from l2a_ray.errors import ClusterError, L2AError
 
 # Of a Ray that we start on this machine. Data streams through it, so a small one is enough; Ray's own default, 30 % of
@@ -19,7 +19,7 @@ OBJECT_STORE_BYTES = 2 * 2**30
 
 
 @contextmanager
-def ray_session(wanted: Sequence[Demand] = ()) -> Iterator[None]:
+def ray_session(wanted: Sequence[Phase] = ()) -> Iterator[None]:
     """Connect to the cluster named by ``RAY_ADDRESS``, or start one on this machine; shut down only what was started.
 
     Inside a submitted job Ray itself sets ``RAY_ADDRESS``. A session that is there already is used as it is.

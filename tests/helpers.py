@@ -27,6 +27,18 @@ SMALL_VIDEOS = GenerateSettings(
     width=64, height=48, frames=8, train_per_class=8, test_per_class=2, wrong_label_share=0, lost_share=0
 )
 """60 videos."""
+SMALL_RUN = """
+arms: real,selected
+data: {layout: folder, root: videos, val_fraction: 0.25}
+decode: {frames: 4, size: 32}
+segment: {kind: motion}
+match: {kind: random}
+env: {pairs: 8}
+selector: {steps: 64, steps_per_update: 4, steps_per_iteration: 16, checkpoint_every: 1, hidden: [16], labels: one_hot}
+select: {budget: 0.5}
+classifier: {network: {name: small3d, width: 4}, epochs: 2, batch_size: 4, crop: 28, workers: 1}
+"""
+"""All stages, as short as they can be, of videos as small as those."""
 
 
 def noise_clip(rng: np.random.Generator, frames: int, height: int, width: int) -> StoredClip:

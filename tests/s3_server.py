@@ -1,8 +1,9 @@
-"""An S3 server of this machine (moto) that can be slow or fail now and then. Prints its port; ends with its input.
+"""An S3 server of this machine (moto) that can be slow, fail now and then, or go. Prints its port; ends with its input.
 
     python tests/s3_server.py SECONDS_OF_DELAY FAIL_EVERY
 
-The first argument delays every answer; of every FAIL_EVERY requests one is answered by 503 (0: none is).
+The first argument delays every answer; of every FAIL_EVERY requests one is answered by 503 (0: none is). A line of
+input makes it go, so that nobody answers at its port; the next one brings it back with all that it held.
 """
 
 import itertools
@@ -37,7 +38,15 @@ def misbehaving(app: Any, delay: float, fail_every: int) -> Callable[[dict[str, 
 if __name__ == "__main__":
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     dispatcher = DomainDispatcherApplication(create_backend_app)
-    server = make_server("127.0.0.1", 0, misbehaving(dispatcher, float(sys.argv[1]), int(sys.argv[2])), threaded=True)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    print(server.port, flush=True)
-    sys.stdin.read()
+    app, port = misbehaving(dispatcher, float(sys.argv[1]), int(sys.argv[2])), 0
+    there = True
+    while there:
+        server = make_server("127.0.0.1", port, app, threaded=True)
+        port = server.port
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        print(port, flush=True)
+        there = bool(sys.stdin.readline())
+        server.shutdown()
+        server.server_close()
+        print("gone", flush=True)
+        there = there and bool(sys.stdin.readline())

@@ -15,7 +15,7 @@ import yaml
 
 from l2a_ray import nodes
 from l2a_ray.classifier.settings import ClassifierSettings
-from l2a_ray.cluster import Amounts, Demand, check_cluster, demands, growth, shortage
+from l2a_ray.cluster import Amounts, Phase, check_cluster, demands, growth, shortage
 from l2a_ray.config import Settings
 from l2a_ray.errors import SettingError
 from l2a_ray.segment import SegmentSettings
@@ -32,15 +32,15 @@ def settings(**sections: Any) -> Settings:
     return Settings(name="a", **sections)
 
 
-def train(workers: int, cpus: float, gpus: float) -> list[Demand]:
+def train(workers: int, cpus: float, gpus: float) -> list[Phase]:
     batch_size = 4 * max(1, workers)
     part = ClassifierSettings(workers=workers, cpus_per_worker=cpus, gpus_per_worker=gpus, batch_size=batch_size)
     return demands(settings(classifier=part), "classifier")
 
 
-def found(wanted: list[Demand], nodes: list[Amounts]) -> list[str]:
+def found(wanted: list[Phase], nodes: list[Amounts]) -> list[str]:
     """Return what is said of demands on these nodes."""
-    return [str(error) for demand in wanted if (error := shortage(demand, nodes)) is not None]
+    return [str(error) for phase in wanted if (error := shortage(phase, nodes)) is not None]
 
 
 @pytest.mark.parametrize(
@@ -103,6 +103,30 @@ def test_each_part_of_a_run_asks_for_its_own() -> None:
         settings(selector=SelectorSettings(algorithm="random")),
     ):
         assert found(demands(unused, "selector"), present) == []
+
+
+@pytest.mark.parametrize(
+    ("runner_gpus", "learner_gpus", "present", "said"),
+    [
+        (0, 0, [{"CPU": 4}], ""),
+        (0, 0, [{"CPU": 3}], "env_runners=3: the settings ask for 3 x (1 CPU) and 1 x (1 CPU) at the same time; the"),
+        (
+            0.25,
+            1,
+            [{"CPU": 3, "GPU": 1}],
+            "gpus_per_env_runner=0.25: the settings ask for 3 x (1 CPU and 0.25 GPU) and",
+        ),
+        (0.25, 0.25, [{"CPU": 3, "GPU": 1}], ""),
+        (0, 1, [{"CPU": 1, "GPU": 1}, {"CPU": 2}], ""),
+        (0.5, 1, [{"CPU": 4, "GPU": 1}, {"CPU": 4, "GPU": 1}], "and 1 x (1 GPU) at the same time"),  # 3 halves and 1
+    ],
+)
+def test_what_fits_alone_must_fit_together(
+    runner_gpus: float, learner_gpus: float, present: list[Amounts], said: str
+) -> None:
+    part = SelectorSettings(env_runners=3, gpus_per_env_runner=runner_gpus, learners=1, gpus_per_learner=learner_gpus)
+    errors = found(demands(settings(selector=part), "selector"), present)
+    assert len(errors) == bool(said) and all(said in error for error in errors), errors
 
 
 def test_an_autoscaler_can_bring_what_its_file_says() -> None:

@@ -10,32 +10,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from helpers import SMALL_VIDEOS
+from helpers import SMALL_RUN, SMALL_VIDEOS
 from ray.cluster_utils import Cluster
 
 from l2a_ray.videos.generate import generate
 
+
 # One CPU a node: the classifier's worker has one node, its samples are made on another, and env runners have one each.
-CONFIG = """
-arms: real,selected
-data: {layout: folder, val_fraction: 0.25}
-decode: {frames: 4, size: 32}
-segment: {kind: motion}
-match: {kind: random}
-env: {pairs: 8}
-selector:
-  steps: 64
-  steps_per_update: 4
-  steps_per_iteration: 16
-  checkpoint_every: 1
-  hidden: [16]
-  labels: one_hot
-  env_runners: 2
-select: {budget: 0.5}
-classifier: {network: {name: small3d, width: 4}, epochs: 40, batch_size: 4, crop: 28, workers: 1}
-"""
-
-
 @pytest.fixture
 def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
     """A head without CPUs, as in cluster.yaml, and three workers of one CPU."""
@@ -50,7 +31,8 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
 
 
 def start(folder: Path, name: str, address: str | None) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "l2a_ray", "run", "--config", "run.yaml", "--data.root", "videos", "--name", name]
+    longer = ["--selector.env_runners", "2", "--classifier.epochs", "40"]
+    command = [sys.executable, "-m", "l2a_ray", "run", "--config", "run.yaml", "--name", name, *longer]
     environment = os.environ | ({"RAY_ADDRESS": address} if address else {})
     with (folder / f"{name}.log").open("ab") as log:
         return subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log)
@@ -73,7 +55,7 @@ def metrics(folder: Path, name: str) -> dict[str, object]:
 @pytest.mark.slow
 def test_a_run_on_nodes_that_go_away_ends_as_one_on_a_single_machine(tmp_path: Path, cluster: Cluster) -> None:
     generate(tmp_path / "videos", SMALL_VIDEOS, 0)
-    (tmp_path / "run.yaml").write_text(CONFIG)
+    (tmp_path / "run.yaml").write_text(SMALL_RUN)
     run, log = tmp_path / "runs" / "cluster", tmp_path / "cluster.log"
     driver = start(tmp_path, "cluster", cluster.address)
 

@@ -47,15 +47,20 @@ def test_a_plan_by_hand() -> None:
         selector=SelectorSettings(algorithm="random"),
         classifier=ClassifierSettings(epochs=10, batch_size=4, composite_share=0.5, threads=2),
     )
-    costs = replace(UNIT, clip=8.7, real=1.0, composite=3.0, step=2.0, predict=0.5, clip_bytes=100, failed_share=0.5)
-    plan = estimate(settings, catalog(), 1000, replace(costs, model_bytes=7, pair_bytes=2))
+    costs = replace(
+        UNIT, clip=8.7, real=1.0, composite=3.0, step=2.0, fed_real=2.5, fed_mixed=2.5, predict=0.5, stream=3.0
+    )
+    plan = estimate(
+        settings, catalog(), 1000, replace(costs, model_bytes=7, pair_bytes=2, clip_bytes=100, failed_share=0.5)
+    )
     assert plan["clips"] == {"train": 9, "test": 5, "val": 2, "all": 16} and plan["pairs"] == 1000
     assert plan["stages"]["prepare"]["wall_s"] == pytest.approx(3 + 16 * 10 / 4)
     assert plan["stages"]["prepare"]["cpu_hours"] == pytest.approx(160 / 3600)
-    # 3 x 10 epochs of 3 steps for each arm; a step is 2 s on 2 threads, and 4 samples of 1 or (1 + 3) / 2 s.
+    # 3 x 10 epochs of 3 steps for each arm; a step is 2 s on 2 threads, and 4 samples of 1 or (1 + 3) / 2 s: 8 or 12 s,
+    # on 4 CPUs 2 or 3. Beside its feed a step takes 2.5 s.
     work = 90 * (2 * 2 + 4) + 90 * (2 * 2 + 8)
     assert plan["stages"]["train"]["cpu_hours"] == pytest.approx(work / 3600)
-    assert plan["stages"]["train"]["wall_s"] == pytest.approx(90 * 2 + 90 * 3 + 6 + 20)
+    assert plan["stages"]["train"]["wall_s"] == pytest.approx(90 * 2.5 + 90 * 3 + 6 * 3 + 20)
     assert plan["stages"]["evaluate"]["wall_s"] == pytest.approx(6 * 5 * 0.5)
     assert plan["storage_bytes"] == {"clip_store": 800, "pairs": 2480, "models": 42, "checkpoints_at_most": 14}
     assert "train-selector" not in plan["stages"] and "select" in plan["stages"]
@@ -68,7 +73,7 @@ def test_each_pair_is_composited_once_and_gpus_count() -> None:
     twice = estimate(settings, catalog(), 20, replace(UNIT, composite=1.0))
     more = twice["stages"]["train-selector"]["wall_s"] - few["stages"]["train-selector"]["wall_s"]
     assert more == pytest.approx(10, rel=1e-3)  # 4000 steps see all of 20 pairs
-    slow = estimate(settings, catalog(), 10, replace(UNIT, step=3600.0, gpus=1.0))
+    slow = estimate(settings, catalog(), 10, replace(UNIT, fed_real=3600.0, fed_mixed=3600.0, gpus=1.0))
     assert slow["stages"]["train"]["gpu_hours"] == pytest.approx(3 * 2, rel=1e-2)  # 3 arms of 2 steps on 2 x half a GPU
 
 

@@ -11,25 +11,16 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from helpers import SMALL_RUN
 
 from l2a_ray.videos.generate import GenerateSettings, generate
 
-CONFIG = """
-arms: real,random,selected
-data: {layout: folder, val_fraction: 0.25}
-decode: {frames: 4, size: 32}
-segment: {kind: motion}
-match: {kind: random}
-env: {pairs: 8}
-selector: {steps: 160, steps_per_update: 4, steps_per_iteration: 16, checkpoint_every: 1, hidden: [16], labels: one_hot}
-select: {budget: 0.5}
-classifier: {network: {name: small3d, width: 4}, epochs: 12, batch_size: 4, crop: 28, workers: 0}
-"""
-
 
 def _start(folder: Path, name: str) -> subprocess.Popen[bytes]:
-    arguments = ["run", "--config", "run.yaml", "--data.root", "videos", "--name", name]
-    command = [sys.executable, "-m", "l2a_ray", *arguments]
+    # Long enough to be killed in the middle of each stage.
+    longer = ["--arms", "real,random,selected", "--selector.steps", "160", "--classifier.epochs", "12"]
+    command = [sys.executable, "-m", "l2a_ray", "run", "--config", "run.yaml", "--name", name, *longer]
+    command += ["--classifier.workers", "0"]
     with (folder / f"{name}.log").open("ab") as log:
         return subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, start_new_session=True)
 
@@ -55,7 +46,7 @@ def _metrics(run: Path) -> dict[str, object]:
 def test_killed_run_ends_like_an_uninterrupted_one(tmp_path: Path) -> None:
     videos = GenerateSettings(train_per_class=12, test_per_class=2, wrong_label_share=0, lost_share=0)
     generate(tmp_path / "videos", videos, 0)
-    (tmp_path / "run.yaml").write_text(CONFIG)
+    (tmp_path / "run.yaml").write_text(SMALL_RUN)
     assert _start(tmp_path, "whole").wait() == 0, (tmp_path / "whole.log").read_text()[-3000:]
 
     run = tmp_path / "runs" / "killed"

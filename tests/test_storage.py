@@ -4,15 +4,18 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
 import s3fs
 import safetensors.numpy
-from helpers import SMALL_VIDEOS
+from helpers import SMALL_RUN, SMALL_VIDEOS
 
 from l2a_ray.errors import MissingPackageError, StageError, StorageError
 from l2a_ray.files import as_path, header_metadata, open_file, read_bytes, remove_folder, write_bytes
@@ -21,21 +24,22 @@ from l2a_ray.videos.generate import generate
 
 BUCKET = "s3://bucket"
 PAIRS = "runs/a/match/pairs.parquet"
-CONFIG = """
-arms: real,selected
-data: {layout: folder, val_fraction: 0.25}
-decode: {frames: 4, size: 32}
-segment: {kind: motion}
-match: {kind: random}
-env: {pairs: 8}
-selector: {steps: 32, steps_per_update: 4, steps_per_iteration: 16, checkpoint_every: 1, hidden: [16], labels: one_hot}
-select: {budget: 0.5}
-classifier: {network: {name: small3d, width: 4}, epochs: 2, batch_size: 4, crop: 28, workers: 1}
-"""
+
+
+class Server(NamedTuple):
+    process: subprocess.Popen[str]
+    files: s3fs.S3FileSystem
+
+    def turn(self) -> None:
+        """Let it go, or come back."""
+        assert self.process.stdin is not None and self.process.stdout is not None
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+        self.process.stdout.readline()
 
 
 @contextmanager
-def s3_server(monkeypatch: pytest.MonkeyPatch, delay: float = 0, fail_every: int = 0) -> Iterator[s3fs.S3FileSystem]:
+def s3_server(monkeypatch: pytest.MonkeyPatch, delay: float = 0, fail_every: int = 0) -> Iterator[Server]:
     script = Path(__file__).with_name("s3_server.py")
     command = [sys.executable, str(script), str(delay), str(fail_every)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
@@ -49,7 +53,7 @@ def s3_server(monkeypatch: pytest.MonkeyPatch, delay: float = 0, fail_every: int
         store = s3fs.S3FileSystem(use_listings_cache=False)
         store.mkdir("bucket")
         try:
-            yield store
+            yield Server(server, store)
         finally:
             s3fs.S3FileSystem.clear_instance_cache()
             server.kill()
@@ -57,16 +61,16 @@ def s3_server(monkeypatch: pytest.MonkeyPatch, delay: float = 0, fail_every: int
 
 @pytest.fixture
 def store(monkeypatch: pytest.MonkeyPatch) -> Iterator[s3fs.S3FileSystem]:
-    with s3_server(monkeypatch) as filesystem:
-        yield filesystem
+    with s3_server(monkeypatch) as server:
+        yield server.files
 
 
-def l2a(folder: Path, command: str, root: str, runs: str) -> str:
-    (folder / "run.yaml").write_text(CONFIG)
+def l2a(folder: Path, command: str, root: str, runs: str, status: int = 0) -> str:
+    (folder / "run.yaml").write_text(SMALL_RUN)
     arguments = ["--config", "run.yaml", "--data.root", root, "--runs", runs, "--name", "a"]
     whole = [sys.executable, "-m", "l2a_ray", command, *arguments]
     done = subprocess.run(whole, cwd=folder, capture_output=True, text=True, timeout=800)
-    assert done.returncode == 0, done.stderr[-5000:]
+    assert done.returncode == status, done.stderr[-5000:]
     return done.stderr
 
 
@@ -75,7 +79,7 @@ def test_clips_and_pairs_from_a_slow_and_failing_store_are_those_from_folders(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     generate(tmp_path / "videos", SMALL_VIDEOS, 0)
-    with s3_server(monkeypatch, delay=0.02, fail_every=20) as store:
+    with s3_server(monkeypatch, delay=0.02, fail_every=20) as (_, store):
         store.put(str(tmp_path / "videos"), "bucket/videos", recursive=True)
         for root, runs in (("videos", "runs"), (f"{BUCKET}/videos", f"{BUCKET}/runs")):
             for command in ("prepare", "match"):
@@ -97,7 +101,7 @@ def test_a_whole_run_in_a_store_ends_as_one_in_folders(
     generate(tmp_path / "videos", SMALL_VIDEOS, 0)
     l2a(tmp_path, "run", "videos", "runs")
     before = sorted(path.name for path in tmp_path.iterdir())
-    with s3_server(monkeypatch, delay, fail_every) as store:
+    with s3_server(monkeypatch, delay, fail_every) as (_, store):
         store.put(str(tmp_path / "videos"), "bucket/videos", recursive=True)
         l2a(tmp_path, "run", f"{BUCKET}/videos", f"{BUCKET}/runs")
         local = json.loads((tmp_path / "runs/a/report/metrics.json").read_bytes())
@@ -113,10 +117,36 @@ def test_a_whole_run_in_a_store_ends_as_one_in_folders(
     assert sorted(path.name for path in tmp_path.iterdir()) == before, "a URI was taken for a path"
 
 
+@pytest.mark.slow
+def test_a_store_that_vanishes_in_mid_run_costs_nothing_that_was_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generate(tmp_path / "videos", SMALL_VIDEOS, 0)
+    l2a(tmp_path, "run", "videos", "runs")
+    with s3_server(monkeypatch) as server:
+        server.files.put(str(tmp_path / "videos"), "bucket/videos", recursive=True)
+        for what, least in (("prepare/data/*/*.safetensors", 10), ("train/*/checkpoint*", 1)):
+            with ThreadPoolExecutor(1) as pool:
+                run = pool.submit(l2a, tmp_path, "run", f"{BUCKET}/videos", f"{BUCKET}/runs", status=2)
+                while len(server.files.glob(f"bucket/runs/a/{what}")) < least:
+                    assert not run.done(), run.result()
+                    time.sleep(0.2)
+                server.turn()
+                told = run.result()
+                server.turn()
+            assert "s3://bucket/" in told and "Traceback" not in told, told
+        found = l2a(tmp_path, "run", f"{BUCKET}/videos", f"{BUCKET}/runs")
+        assert "60 videos, 60 already done" in found
+        local = json.loads((tmp_path / "runs/a/report/metrics.json").read_bytes())
+        remote = json.loads(server.files.cat_file("bucket/runs/a/report/metrics.json"))
+        del local["timing"], remote["timing"]
+        assert remote == local
+
+
 @pytest.mark.ray
 def test_a_full_disk_is_told_and_with_more_room_the_same_command_goes_on(tmp_path: Path) -> None:
     generate(tmp_path / "videos", SMALL_VIDEOS, 0)
-    (tmp_path / "run.yaml").write_text(CONFIG)
+    (tmp_path / "run.yaml").write_text(SMALL_RUN)
     (tmp_path / "runs").mkdir()
     prepare = f"{sys.executable} -m l2a_ray prepare --config run.yaml --data.root videos --name a"
     # Of its own name space, so that nobody else sees the small disk, and any user may mount it.

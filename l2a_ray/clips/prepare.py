@@ -27,7 +27,6 @@ from l2a_ray.clips.store import (
     NO_FOREGROUND,
     ClipStore,
     StoredClip,
-    clip_path,
     read_metadata,
     write_clip,
     write_index,
@@ -75,7 +74,7 @@ def prepare(catalog: Catalog, settings: PrepareSettings, root: AnyPath) -> ClipS
     data = root / "data"
     build_segmenter(settings.segment)  # complaints (a missing folder, say) belong before any work
     build_inpainter(settings.inpaint)
-    claim(data, decisive(asdict(settings)))
+    claim(data, decisive({part: asdict(getattr(settings, part)) for part in ("decode", "segment", "inpaint")}))
     known = _known(root)
     done = _done(data, catalog.videos, known)
     todo = [video for video in catalog.videos if video.id not in done]
@@ -111,6 +110,8 @@ def _known(root: AnyPath) -> dict[str, Row]:
 
 def _done(data: AnyPath, videos: Sequence[Video], known: dict[str, Row]) -> dict[str, Row]:
     """Return the index rows of the clips that need not be made, by id. It asks for many at a time: stores are slow."""
+    there = {path.stem for path in data.glob("*/*.safetensors")}  # a listing names a thousand where asking names one
+    videos = [video for video in videos if video.id in there]
     with ThreadPoolExecutor(LOOKING) as pool:
         found = pool.map(partial(_finished, data, known=known), videos)
         rows = list(Bar(found, total=len(videos), desc="look for clips that are done", unit="clip", delay=2))
@@ -119,8 +120,7 @@ def _done(data: AnyPath, videos: Sequence[Video], known: dict[str, Row]) -> dict
 
 def _finished(data: AnyPath, video: Video, known: dict[str, Row]) -> Row | None:
     """Return the index row of a clip that is in the store already and whose video has not changed since."""
-    there = clip_path(data, video.id).is_file()
-    metadata = (known.get(video.id) if there else None) or read_metadata(data, video.id)
+    metadata = known.get(video.id) or read_metadata(data, video.id)
     if metadata is None or (metadata["source_size"], metadata["source_mtime_ns"]) != _stamp(video.path):
         return None
     return asdict(video) | metadata
