@@ -23,7 +23,7 @@ import torch
 from numpy.typing import NDArray
 
 from l2a_ray.classifier.evaluation import best_device, read_clips
-from l2a_ray.classifier.feed import STEPS_PER_EXECUTION, Source, feed
+from l2a_ray.classifier.feed import Source, feed
 from l2a_ray.classifier.networks import Network, build_network, save_network
 from l2a_ray.classifier.step import make_optimizer, predict, train_step
 from l2a_ray.clips.prepare import PrepareSettings, Row, prepare_or_fail
@@ -44,6 +44,7 @@ from l2a_ray.videos.catalog import Catalog
 
 VALIDATION = 32  # clips of D_val while measuring; the time of more of them is in proportion
 PAIRS = 32
+MOST = 200  # times that something is done
 SCORED = 16 * BATCH
 
 
@@ -149,7 +150,7 @@ def _often(work: Callable[[], object], seconds: float, least: int = 3) -> float:
     """Return the median time of some work, which is done once before and then until the time is over."""
     work()
     times, began = list[float](), time.perf_counter()
-    while len(times) < least or (time.perf_counter() - began < seconds and len(times) < 200):
+    while len(times) < least or (time.perf_counter() - began < seconds and len(times) < MOST):
         start = time.perf_counter()
         work()
         times.append(time.perf_counter() - start)
@@ -200,7 +201,7 @@ def _fed(settings: Settings, store: ClipStore, network: Network) -> dict[str, fl
         plan = BatchPlan(ids, pairs, classifier.batch_size, classifier.composite_share, 0)
         source = Source(str(store.root.absolute()), settings.composite, classifier.crop, plan)
         began = time.perf_counter()
-        with closing(feed(source, 0, STEPS_PER_EXECUTION, 0, max(1, classifier.workers))) as batches:
+        with closing(feed(source, 0, MOST + 2, 0, max(1, classifier.workers))) as batches:
 
             def step() -> None:
                 clips_BTHWC, labels_BL = next(batches)
