@@ -76,7 +76,7 @@ def times(store: Path) -> dict[str, int]:
     return {path.stem: path.stat().st_mtime_ns for path in (store / "data").glob("*/*.safetensors")}
 
 
-@pytest.mark.parametrize("gpus", [0, 0.5], ids=["task", "actor"])
+@pytest.mark.parametrize("gpus", [0, 0.5], ids=["cpu", "gpu"])
 def test_what_a_killed_process_had_finished_stays(
     catalog: Catalog, undisturbed: ClipStore, tmp_path: Path, gpus: float
 ) -> None:

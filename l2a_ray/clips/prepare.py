@@ -10,7 +10,7 @@ import logging
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
-from functools import cache, partial
+from functools import partial
 from typing import Any
 
 import cv2
@@ -142,45 +142,37 @@ def _stream(videos: list[Video], settings: PrepareSettings, data: AnyPath) -> It
     blocks = -(-len(videos) // VIDEOS_A_BLOCK)
     rows = ray.data.from_items([asdict(video) for video in videos], override_num_blocks=blocks)
 
-    def work(row: Row) -> Row:
-        cv2.setNumThreads(1)  # Ray gives each task a CPU; OpenCV would take all of them in every process
-        # A JSON string a row: clips and failures have different columns, which the blocks of one table may not have.
-        video = Video(**row)
-        try:
-            # What a process had done before it died need not be done again by the one that takes its place.
-            made = _finished(data, video, {}) or prepare_or_fail(
-                video, settings, _segmenter(settings.segment), _inpainter(settings.inpaint), data
-            )
-        except StorageError as error:  # an exception would reach the driver as text inside another one
-            made = {"fatal": str(error)}
-        return {"row": json.dumps(made)}
-
     class Worker:
-        def __call__(self, row: Row) -> Row:
-            return work(row)
+        """Loads the segmenter once, however many videos it takes."""
 
-    prepared: Any = rows.map(work)
-    if gpus := settings.segment.gpus_per_worker:
-        # A task with a GPU gets a new process each time, which would load the network anew; an actor keeps its own.
-        on_gpu: Any = Worker  # Ray Data's signature knows functions only
-        prepared = rows.map(on_gpu, compute=ray.data.ActorPoolStrategy(min_size=1), num_gpus=gpus)
+        def __init__(self) -> None:
+            cv2.setNumThreads(1)  # Ray gives each actor a CPU; OpenCV would take all of them in every process
+            self.segmenter, self.inpainter = build_segmenter(settings.segment), build_inpainter(settings.inpaint)
+
+        def __call__(self, row: Row) -> Row:
+            # A JSON string a row: clips and failures have different columns, which the blocks of one table may not.
+            video = Video(**row)
+            try:
+                # What a process had done before it died need not be done again by the one that takes its place.
+                made = _finished(data, video, {}) or prepare_or_fail(
+                    video, settings, self.segmenter, self.inpainter, data
+                )
+            except StorageError as error:  # an exception would reach the driver as text inside another one
+                made = {"fatal": str(error)}
+            return {"row": json.dumps(made)}
+
+    # Actors, not tasks: a task keeps its CPU idle until Ray Data's loop, which looks ten times a second, starts the
+    # next one; an actor has its next block waiting. More of them come where there is more room later.
+    there, gpus = ray.cluster_resources(), settings.segment.gpus_per_worker  # type: ignore[no-untyped-call]
+    room = int(there.get("GPU", 0) / gpus + 1e-8) if gpus else int(there.get("CPU", 0))
+    pool = ray.data.ActorPoolStrategy(min_size=1, initial_size=max(1, min(room, blocks)))
+    worker: Any = Worker  # Ray Data's signature knows functions only
+    prepared: Any = rows.map(worker, compute=pool, num_gpus=gpus or None)
     for row in prepared.iter_rows():
         made = json.loads(row["row"])
         if "fatal" in made:
             raise StorageError(made["fatal"])
         yield made
-
-
-@cache
-def _segmenter(settings: SegmentSettings) -> Segmenter:
-    """Build the segmenter once a worker process, however many clips that process takes."""
-    return build_segmenter(settings)
-
-
-@cache
-def _inpainter(settings: InpaintSettings) -> Inpainter:
-    """Build the inpainter once a worker process."""
-    return build_inpainter(settings)
 
 
 def prepare_or_fail(
