@@ -24,7 +24,7 @@ FIT_S = {True: 20.0, False: 3.0}
 """Seconds that Ray Train takes to start, with workers of its own and without."""
 REPORT_S = 6.0
 """Seconds of `report`."""
-STREAM_SHARE = 0.87
+STREAM_SHARE = 0.95
 """What Ray Data leaves of a plain loop's throughput (benchmarks/prepare.py)."""
 OBJECT_STORE_GIB = 2.0
 RESCORED = 0.03

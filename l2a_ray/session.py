@@ -13,6 +13,7 @@ import ray.data
 from l2a_ray.cluster import Phase, check_cluster
 from l2a_ray.errors import ClusterError, L2AError
 
+logger = logging.getLogger(__name__)
 # Of a Ray that we start on this machine. Data streams through it, so a small one is enough; Ray's own default, 30 % of
 # the memory, would be filled with batches that training will not want for minutes.
 OBJECT_STORE_BYTES = 2 * 2**30
@@ -43,13 +44,14 @@ def ray_session(wanted: Sequence[Phase] = ()) -> Iterator[None]:
         _refuse_silence(address)
         ray.init(log_to_driver=False, logging_level=logging.WARNING)
     else:
-        ray.init(
+        started = ray.init(
             address="local",  # never somebody else's Ray that happens to run here
             log_to_driver=False,
             logging_level=logging.WARNING,
-            include_dashboard=False,
             object_store_memory=OBJECT_STORE_BYTES,
         )
+        if started.dashboard_url:
+            logger.info("Ray's dashboard: http://%s (`ray get-auth-token`, if it asks)", started.dashboard_url)
     try:
         quieten()
         check_cluster(wanted)

@@ -5,7 +5,6 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,20 +16,12 @@ from l2a_ray import metrics
 from l2a_ray.clips.prepare import prepare
 from l2a_ray.composite import CompositeSettings
 from l2a_ray.samples import Sample, SampleLoader
-from l2a_ray.session import quieten
+from l2a_ray.session import ray_session
 from l2a_ray.videos.catalog import DataSettings, read_catalog
 from l2a_ray.videos.generate import generate
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:ray.data")
 PAGE = Path(__file__).parents[1] / "docs" / "metrics.md"
-
-
-@pytest.fixture
-def session() -> Iterator[None]:
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
-    quieten()
-    yield
-    ray.shutdown()
 
 
 def scrape(expected: dict[str, float], patience: float = 60) -> dict[str, float]:
@@ -48,7 +39,17 @@ def scrape(expected: dict[str, float], patience: float = 60) -> dict[str, float]
 
 
 @pytest.mark.ray
-def test_prometheus_sees_what_was_done(session: None, tmp_path: Path) -> None:
+def test_dashboard_and_prometheus_see_what_is_done(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "l2a_ray")
+    with ray_session():
+        dashboard = re.search(r"Ray's dashboard: (http://\S+)", caplog.text)
+        assert dashboard is not None
+        with urllib.request.urlopen(dashboard[1]) as answer:
+            assert b"Ray Dashboard" in answer.read()
+        see_what_was_done(tmp_path)
+
+
+def see_what_was_done(tmp_path: Path) -> None:
     generate(tmp_path / "videos", GENERATE, 0)
     (tmp_path / "videos" / "train" / "kick" / "empty.mp4").touch()
     store = prepare(read_catalog(DataSettings(root=str(tmp_path / "videos")), 0), SETTINGS, tmp_path / "store")

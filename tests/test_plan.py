@@ -48,7 +48,7 @@ def test_a_plan_by_hand() -> None:
         classifier=ClassifierSettings(epochs=10, batch_size=4, composite_share=0.5, threads=2),
     )
     costs = replace(
-        UNIT, clip=8.7, real=1.0, composite=3.0, step=2.0, fed_real=2.5, fed_mixed=2.5, predict=0.5, stream=3.0
+        UNIT, clip=9.5, real=1.0, composite=3.0, step=2.0, fed_real=2.5, fed_mixed=2.5, predict=0.5, stream=3.0
     )
     plan = estimate(
         settings, catalog(), 1000, replace(costs, model_bytes=7, pair_bytes=2, clip_bytes=100, failed_share=0.5)
