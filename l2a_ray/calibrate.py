@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 import ray
 import torch
 from numpy.typing import NDArray
+from ray.util import placement_group, remove_placement_group
 
 from l2a_ray.classifier.evaluation import best_device, read_clips
 from l2a_ray.classifier.feed import Source, feed
@@ -195,8 +196,12 @@ def _fed(settings: Settings, store: ClipStore, network: Network) -> dict[str, fl
     classifier, seconds = settings.classifier, settings.plan.seconds / 12
     ids = store.rows("train")["id"].to_numpy(dtype=np.str_)
     optimizer, threads = make_optimizer(network, classifier), torch.get_num_threads()
+    cpus = classifier.cpus_per_worker if classifier.workers else 0
     found = dict[str, float]()
     torch.set_num_threads(classifier.threads)
+    held = placement_group([{"CPU": cpus}]) if cpus else None
+    if held is not None:
+        held.wait(30)  # as in the run, a worker's CPUs are not the feed's
     mixed = np.stack([ids, np.roll(ids, 1)], axis=1)
     for name, pairs in (("mixed", mixed), ("real", None), ("mixed", mixed)):  # once in vain: processes start and load
         plan = BatchPlan(ids, pairs, classifier.batch_size, classifier.composite_share, 0)
@@ -211,6 +216,8 @@ def _fed(settings: Settings, store: ClipStore, network: Network) -> dict[str, fl
             step()
             found["stream"] = time.perf_counter() - began
             found[f"fed_{name}"] = _often(step, seconds)
+    if held is not None:
+        remove_placement_group(held)
     torch.set_num_threads(threads)
     return found
 
