@@ -1,8 +1,9 @@
 """RLlib's share of a REINFORCE iteration: its time less the environment's own, on a run's own environment.
 
-The environment's own time is what it spends on composites, SGD steps and validation; with several env runners, which
-work side by side, their mean. So "RLlib" is all else: drawing masks, the Selector's forward and backward passes,
-moving data, and other processes in the way. The first iteration, in which workers start, is left out.
+The environment's own time is that of its `step`: composites, SGD steps, validation, and the rest (putting the
+classifier back to its start, drawing pairs); with several env runners, which work side by side, their mean. So "RLlib"
+is all else: drawing masks, the Selector's forward and backward passes, moving data, and other processes in the way. The
+first iteration, in which workers start, is left out.
 
 With ``env.tune=head`` a pair's features are kept once it has been composited, so steps become cheap; `all` is the
 paper's form, in which every step composites its pairs and changes every weight.
@@ -24,7 +25,7 @@ from envs.settings import EnvSettings
 from l2a_ray.selector.file import load_selector
 from l2a_ray.selector.rl.training import SelectorTraining, build_algorithm, env_files, sample_and_learn
 
-PARTS = ("composite", "train", "validate")
+PARTS = ("composite", "train", "validate", "rest")
 TUNED: dict[Literal["head", "all"], dict[str, Any]] = {"head": {}, "all": {"learning_rate": 0.05}}
 
 
@@ -59,8 +60,9 @@ def main() -> None:
     arguments = parser.parse_args()
     run = Run(arguments.run)
     ray.init(include_dashboard=False, log_to_driver=False)
-    print("| env.tune | env runners | seconds an iteration | composite | train | validate | RLlib and the Selector |")
-    print("|---" * 7 + "|")
+    names = ["env.tune", "env runners", "seconds an iteration", *PARTS, "RLlib and the Selector"]
+    print(f"| {' | '.join(names)} |")
+    print("|---" * 8 + "|")
     for tune, changes in TUNED.items():
         for runners in arguments.runners:
             env = replace(run.settings.env, tune=tune, **changes)
@@ -72,7 +74,7 @@ def main() -> None:
             if tune == "head":
                 last = table.tail(3).mean()
                 rest = 1 - last[list(PARTS)].sum() / last["all"]
-                print(f"| {tune}, last 3 | {runners} | {last['all']:.2f} | | | | {rest:.0%} |", flush=True)
+                print(f"| {tune}, last 3 | {runners} | {last['all']:.2f} | | | | | {rest:.0%} |", flush=True)
 
 
 if __name__ == "__main__":

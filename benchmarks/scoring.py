@@ -21,8 +21,9 @@ Measured on one thread of a Xeon with AMX that others used too:
 | float32: halves once a clip, running top K         | 20,828 pairs/s  | 1.96  | 22,099 pairs/s  | 2.06  |
 | screened: in bfloat16, what it leaves in float32   | 63,922 pairs/s  | 6.01  | 57,386 pairs/s  | 5.35  |
 
-All keep the same pairs. Other runs gave 3.5 to 6.0; the more the caches are shared with other programs, the lower, as
-bfloat16 waits for memory sooner. Peak memory of `screened` with 10,003 clips: 1.05 GiB for 1 million pairs, 1.08 GiB
+All keep the same pairs. Another hour gave 5.33 (200,000 pairs), 3.71 (100,000) and, one round, 5.50 (1,000,000). With
+other programs beside it 200,000 gave as little as 3.5: the more the caches are shared, the sooner bfloat16 waits for
+memory. Peak memory of `screened` with 10,003 clips: 1.05 GiB for 1 million pairs, 1.08 GiB
 for 10 million.
 """
 

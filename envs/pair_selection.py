@@ -3,6 +3,7 @@
 Axes: B pairs in a state, F features of a clip, L length of a label vector.
 """
 
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,7 +62,7 @@ class PairSelectionEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.int8]]):
 
     ## Information
     `val_loss`, `val_accuracy`, `baseline` (delta as it entered R), `num_selected`, and `seconds`, the
-    time that compositing, training and validating took (`Seconds` of envs/trial.py).
+    time that compositing, training, validating and the rest of the step took (`Seconds` of envs/trial.py).
 
     ## Arguments
     - `trial`: the classifier on trial (envs/trial.py).
@@ -105,6 +106,7 @@ class PairSelectionEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.int8]]):
 
     def step(self, action: NDArray[np.int8]) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
         """Composite the chosen pairs, train and validate the classifier, and draw the next pairs."""
+        start = time.perf_counter()
         pairs = self._pairs(self._state[np.asarray(action, dtype=np.bool_)])
         if self._settings.restart == "step":
             self._trial.reset()
@@ -112,7 +114,9 @@ class PairSelectionEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.int8]]):
         reward, info = self._baseline - outcome.val_loss, self._info(outcome, len(pairs))
         self._baseline = moving_average(self._baseline, outcome.val_loss, self._settings.window)
         self._step += 1
-        return self._draw(), reward, False, self._step >= self._settings.steps, info
+        observation = self._draw()
+        info["seconds"] = outcome.seconds.of_a_step(time.perf_counter() - start)
+        return observation, reward, False, self._step >= self._settings.steps, info
 
     def _pairs(self, rows: NDArray[np.int64]) -> list[Sample]:
         ids = self._vectors.ids_N

@@ -27,6 +27,12 @@ class Seconds:
     composite: float = field(default=0.0, compare=False)
     train: float = field(default=0.0, compare=False)
     validate: float = field(default=0.0, compare=False)
+    rest: float = field(default=0.0, compare=False)
+    """Of the environment's step: putting the classifier back to its start, drawing pairs and describing them."""
+
+    def of_a_step(self, total: float) -> "Seconds":
+        """Return the same with what is left of a step that took so long in all."""
+        return replace(self, rest=total - self.composite - self.train - self.validate)
 
 
 @dataclass(frozen=True, kw_only=True)
