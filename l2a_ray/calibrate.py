@@ -197,11 +197,13 @@ def _fed(settings: Settings, store: ClipStore, network: Network) -> dict[str, fl
     ids = store.rows("train")["id"].to_numpy(dtype=np.str_)
     optimizer, threads = make_optimizer(network, classifier), torch.get_num_threads()
     cpus = classifier.cpus_per_worker if classifier.workers else 0
+    there = ray.cluster_resources()  # type: ignore[no-untyped-call]
     found = dict[str, float]()
     torch.set_num_threads(classifier.threads)
-    held = placement_group([{"CPU": cpus}]) if cpus else None
+    # As in the run, a worker's CPUs are not the feed's, which needs one: a plan for a cluster may be made on less.
+    held = placement_group([{"CPU": cpus}]) if 0 < cpus <= there.get("CPU", 0) - 1 else None
     if held is not None:
-        held.wait(30)  # as in the run, a worker's CPUs are not the feed's
+        held.wait(30)
     mixed = np.stack([ids, np.roll(ids, 1)], axis=1)
     for name, pairs in (("mixed", mixed), ("real", None), ("mixed", mixed)):  # once in vain: processes start and load
         plan = BatchPlan(ids, pairs, classifier.batch_size, classifier.composite_share, 0)

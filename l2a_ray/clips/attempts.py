@@ -1,7 +1,7 @@
 """Videos that kill the process that prepares them: by memory, or by a fault in a decoder.
 
-Ray starts an actor again when its process has died, as often as it takes, because most die without a fault of their own:
-a machine goes, a neighbour takes the memory. A video that kills every process would so be tried for ever. Whoever
+Ray starts an actor again when its process has died, as often as it takes, because most die without a fault of their
+own: a machine goes, a neighbour takes the memory. A video that kills every process would so be tried for ever. Whoever
 begins one therefore leaves a note, which only a dead process does not take away.
 """
 
