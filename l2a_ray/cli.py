@@ -10,7 +10,8 @@ from pathlib import Path
 from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
 from l2a_ray.config import Settings
-from l2a_ray.errors import L2AError, SettingError
+from l2a_ray.errors import L2AError, SettingError, StorageError
+from l2a_ray.files import as_path, out_of_reach
 from l2a_ray.run import RunFolder
 from l2a_ray.videos.generate import GenerateSettings, generate
 
@@ -110,5 +111,12 @@ def _execute(parser: ArgumentParser, parsed: Namespace) -> None:
     if command in LOOKERS:
         stage(settings)
         return
-    with RunFolder(settings.folder, settings.plain(), settings.seed).held():
-        stage(settings)
+    try:
+        with RunFolder(settings.folder, settings.plain(), settings.seed).held():
+            stage(settings)
+    except L2AError:
+        raise
+    except Exception as error:  # object stores' own, from anywhere: ask whether they are there
+        if gone := out_of_reach(settings.folder, as_path(settings.data.root)):
+            raise StorageError(f"{gone}. The same command goes on where it stopped") from error
+        raise

@@ -113,6 +113,17 @@ def open_parquet(path: AnyPath) -> pq.ParquetFile:
     return pq.ParquetFile(path if isinstance(path, Path) else open_file(path))
 
 
+def out_of_reach(*paths: AnyPath) -> str | None:
+    """Return what is wrong with the first object store that does not answer; None if all do, and of folders."""
+    for path in paths:
+        try:
+            if not isinstance(path, Path):
+                path.fs.exists(path.path)
+        except Exception as error:  # what cannot be reached has as many exceptions as there are object stores
+            return f"{path}: cannot be reached ({error})"
+    return None
+
+
 def remove_folder(path: AnyPath) -> None:
     """Remove a folder with all that is in it, if it is there."""
     if isinstance(path, Path):

@@ -125,7 +125,7 @@ def test_a_store_that_vanishes_in_mid_run_costs_nothing_that_was_done(
     l2a(tmp_path, "run", "videos", "runs")
     with s3_server(monkeypatch) as server:
         server.files.put(str(tmp_path / "videos"), "bucket/videos", recursive=True)
-        for what, least in (("prepare/data/*/*.safetensors", 10), ("train/*/checkpoint*", 1)):
+        for what, least in (("prepare/data/*/*.safetensors", 10), ("train-selector/warm/model.safetensors", 1)):
             with ThreadPoolExecutor(1) as pool:
                 run = pool.submit(l2a, tmp_path, "run", f"{BUCKET}/videos", f"{BUCKET}/runs", status=2)
                 while len(server.files.glob(f"bucket/runs/a/{what}")) < least:

@@ -15,6 +15,7 @@ import ray.train
 import ray.train.torch
 from pyarrow.fs import FSSpecHandler, PyFileSystem
 from ray.util.queue import Queue
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from l2a_ray.classifier.networks import build_network, check_input
 from l2a_ray.classifier.settings import ClassifierSettings as ClassifierSettings
@@ -106,7 +107,9 @@ def _storage(folder: AnyPath) -> dict[str, Any]:
 @contextmanager
 def _progress(total_steps: int) -> Iterator[Queue]:
     """Show a progress bar; it follows what is put into the queue: the run's name, steps done in all runs, the loss."""
-    queue = Queue(actor_options={"num_cpus": 0})
+    # On the command's own node: with any other node the run would die.
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    queue = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
 
     def follow() -> None:
         for name, done, loss in iter(queue.get, None):
