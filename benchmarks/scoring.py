@@ -23,8 +23,7 @@ Measured on one thread of a Xeon with AMX that others used too:
 
 All keep the same pairs. Another hour gave 5.33 (200,000 pairs), 3.71 (100,000) and, one round, 5.50 (1,000,000). With
 other programs beside it 200,000 gave as little as 3.5: the more the caches are shared, the sooner bfloat16 waits for
-memory. Peak memory of `screened` with 10,003 clips: 1.05 GiB for 1 million pairs, 1.08 GiB
-for 10 million.
+memory. Peak memory of `screened` with 10,003 clips: 1.05 GiB for 1 million pairs, 1.08 GiB for 10 million.
 """
 
 import argparse

@@ -9,8 +9,8 @@ import resource
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
-from contextlib import closing, suppress
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,6 +33,7 @@ from l2a_ray.config import Settings
 from l2a_ray.errors import DatasetError
 from l2a_ray.inpaint import build_inpainter
 from l2a_ray.match import candidate_pairs
+from l2a_ray.nodes import resources
 from l2a_ray.plan import Costs
 from l2a_ray.samples import BatchPlan, Sample, SampleLoader, stack
 from l2a_ray.segment import build_segmenter
@@ -70,14 +71,14 @@ def measure(
         beside.mkdir(parents=True, exist_ok=True)
     start = time.perf_counter()
     with ray_session(), tempfile.TemporaryDirectory(dir=beside, prefix=".plan-") as folder:
-        there = ray.cluster_resources()  # type: ignore[no-untyped-call]
+        there = resources()
         found: dict[str, float] = {"session": time.perf_counter() - start}
         found |= {"cpus": there.get("CPU", 1), "gpus": there.get("GPU", 0)}
         rows, prepared = _prepare(settings, parts, catalog, Path(folder), int(found["cpus"]))
         store = _miniature(Path(folder), catalog, rows)
         network, trained = _train(settings, store)
         trained |= _fed(settings, store, network)
-        selected = _select(settings, catalog, store, network, Path(folder), pairs)
+        selected = _select(settings, catalog, store, network.cpu(), Path(folder), pairs)
         found |= prepared | trained | selected
     found["pair_bytes"] = _pair_bytes(settings, catalog, neighbours)
     found["driver_gib"] = _peak_gib()
@@ -95,7 +96,7 @@ def _prepare(
     chosen = np.random.default_rng(settings.seed).permutation(len(catalog.videos))[: settings.plan.videos]
     data = folder.absolute() / "data"
 
-    @ray.remote(num_cpus=1, num_gpus=parts.segment.gpus_per_worker if ray.cluster_resources().get("GPU") else 0)  # type: ignore[no-untyped-call]
+    @ray.remote(num_cpus=1, num_gpus=parts.segment.gpus_per_worker if resources().get("GPU") else 0)
     def work(position: int) -> tuple[Row, int, float, float]:
         cv2.setNumThreads(1)
         begun = time.perf_counter()
@@ -158,6 +159,17 @@ def _often(work: Callable[[], object], seconds: float, least: int = 3) -> float:
     return statistics.median(times)
 
 
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """Let PyTorch use so many threads in this process, for a while."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def _train(settings: Settings, store: ClipStore) -> tuple[Network, dict[str, float]]:
     """Time samples, SGD steps of a worker's part of the batch, and predictions."""
     classifier, share = settings.classifier, settings.plan.seconds / 12
@@ -176,10 +188,8 @@ def _train(settings: Settings, store: ClipStore) -> tuple[Network, dict[str, flo
         torch.from_numpy(array) for array in stack(loader, BatchPlan(ids, None, part, 0, 0), 0, range(part))
     )
     found = {"real": _often(lambda: make(None), share / 2), "composite": _often(lambda: make(1), share / 2)}
-    threads = torch.get_num_threads()
-    torch.set_num_threads(classifier.threads)
-    found["step"] = _often(lambda: train_step(network, optimizer, clips, labels), 2 * share)
-    torch.set_num_threads(threads)
+    with _threads(classifier.threads):
+        found["step"] = _often(lambda: train_step(network, optimizer, clips, labels), 2 * share)
     some = ids[: min(len(ids), VALIDATION)].tolist()
 
     def classify() -> None:
@@ -195,13 +205,11 @@ def _fed(settings: Settings, store: ClipStore, network: Network) -> dict[str, fl
     """Time SGD steps while Ray Data makes the samples beside them, which on few CPUs slows the steps."""
     classifier, seconds = settings.classifier, settings.plan.seconds / 12
     ids = store.rows("train")["id"].to_numpy(dtype=np.str_)
-    optimizer, threads = make_optimizer(network, classifier), torch.get_num_threads()
+    optimizer = make_optimizer(network, classifier)
     cpus = classifier.cpus_per_worker if classifier.workers else 0
-    there = ray.cluster_resources()  # type: ignore[no-untyped-call]
     found = dict[str, float]()
-    torch.set_num_threads(classifier.threads)
     # As in the run, a worker's CPUs are not the feed's, which needs one: a plan for a cluster may be made on less.
-    held = placement_group([{"CPU": cpus}]) if 0 < cpus <= there.get("CPU", 0) - 1 else None
+    held = placement_group([{"CPU": cpus}]) if 0 < cpus <= resources().get("CPU", 0) - 1 else None
     if held is not None:
         held.wait(30)
     mixed = np.stack([ids, np.roll(ids, 1)], axis=1)
@@ -209,7 +217,8 @@ def _fed(settings: Settings, store: ClipStore, network: Network) -> dict[str, fl
         plan = BatchPlan(ids, pairs, classifier.batch_size, classifier.composite_share, 0)
         source = Source(str(store.root.absolute()), settings.composite, classifier.crop, plan)
         began = time.perf_counter()
-        with closing(feed(source, 0, MOST + 2, 0, max(1, classifier.workers))) as batches:
+        stream = feed(source, 0, MOST + 2, 0, max(1, classifier.workers))
+        with closing(stream) as batches, _threads(classifier.threads):
 
             def step() -> None:
                 clips_BTHWC, labels_BL = next(batches)
@@ -220,7 +229,6 @@ def _fed(settings: Settings, store: ClipStore, network: Network) -> dict[str, fl
             found[f"fed_{name}"] = _often(step, seconds)
     if held is not None:
         remove_placement_group(held)
-    torch.set_num_threads(threads)
     return found
 
 
@@ -266,16 +274,15 @@ def _select(
 def _score(learner: SelectorNetwork, clips_NV: NDArray[np.float32], pairs: int) -> dict[str, float]:
     """Time a chunk of pairs on one thread, as `select`'s tasks have it; roughly too, where `select` would do so."""
     front_B, back_B = np.random.default_rng(0).integers(len(clips_NV), size=(2, SCORED))
-    exact, threads = pair_scorer(learner, clips_NV), torch.get_num_threads()
-    torch.set_num_threads(1)
+    exact = pair_scorer(learner, clips_NV)
 
     def time_of(scorer: Scorer) -> float:
         return _often(lambda: scorer(front_B, back_B), 1, least=1) / SCORED
 
-    found = {"score": time_of(exact), "screen": 0.0}
-    if pairs >= SCREEN_FROM and fast_bfloat16():
-        found["screen"] = time_of(make_screen(exact, front_B, back_B).scorer)
-    torch.set_num_threads(threads)
+    with _threads(1):
+        found = {"score": time_of(exact), "screen": 0.0}
+        if pairs >= SCREEN_FROM and fast_bfloat16():
+            found["screen"] = time_of(make_screen(exact, front_B, back_B).scorer)
     return found
 
 

@@ -21,6 +21,12 @@ PATIENCE = 120
 _agreed: set[str] = set()
 
 
+def resources() -> dict[str, float]:
+    """Return what all nodes have together, by Ray's names: CPU, GPU."""
+    found: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    return found
+
+
 def check_code(alive: Sequence[Node]) -> None:
     """Compare the code of this project on nodes that have not been asked yet with the driver's.
 

@@ -19,9 +19,7 @@ from l2a_ray.composite import CompositeSettings
 from l2a_ray.samples import BatchPlan, SampleLoader, stack
 from l2a_ray.session import quieten
 
-STEPS_PER_BLOCK = (
-    16  # a task's work: long against the 0.1 s until the next is started, short against what is prefetched
-)
+STEPS_PER_BLOCK = 16  # a task's work: long against the 0.1 s until the next one, short against what is prefetched
 STEPS_PER_EXECUTION = 4096  # Ray Data plans all tasks of an execution at once; to start one takes 0.3 to 1 s
 
 

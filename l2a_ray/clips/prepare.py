@@ -35,6 +35,7 @@ from l2a_ray.errors import DatasetError, L2AError, StorageError, VideoError
 from l2a_ray.files import AnyPath, as_path, read_bytes, remove_folder
 from l2a_ray.inpaint import Inpainter, InpaintSettings, NoBackgroundError, build_inpainter
 from l2a_ray.metrics import count
+from l2a_ray.nodes import resources
 from l2a_ray.progress import Bar
 from l2a_ray.run import claim, decisive
 from l2a_ray.segment import SegmentSettings, build_segmenter
@@ -163,8 +164,8 @@ def _stream(videos: list[Video], settings: PrepareSettings, data: AnyPath) -> It
 
     # Actors, not tasks: a task keeps its CPU idle until Ray Data's loop, which looks ten times a second, starts the
     # next one; an actor has its next block waiting. More of them come where there is more room later.
-    there, gpus = ray.cluster_resources(), settings.segment.gpus_per_worker  # type: ignore[no-untyped-call]
-    room = int(there.get("GPU", 0) / gpus + 1e-8) if gpus else int(there.get("CPU", 0))
+    there, gpus = resources(), settings.segment.gpus_per_worker
+    room = int(there.get("GPU", 0) / gpus) if gpus else int(there.get("CPU", 0))
     pool = ray.data.ActorPoolStrategy(min_size=1, initial_size=max(1, min(room, blocks)))
     worker: Any = Worker  # Ray Data's signature knows functions only
     prepared: Any = rows.map(worker, compute=pool, num_gpus=gpus or None)
