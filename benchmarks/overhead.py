@@ -1,8 +1,9 @@
 """RLlib's share of a REINFORCE iteration: its time less the environment's own, on a run's own environment.
 
-The environment's own time is that of its `step`: composites, SGD steps, validation, and the rest (putting the
-classifier back to its start, drawing pairs); with several env runners, which work side by side, their mean. So "RLlib"
-is all else: drawing masks, the Selector's forward and backward passes, moving data, and other processes in the way. The
+The environment's own time is that of its `reset` and `step`: composites, SGD steps (with ``env.tune=head`` the frozen
+features too), validation, and the rest (putting the classifier back to its start, drawing pairs); with several env
+runners, which work side by side, their mean. "Selector" is what any loop would do besides: masks drawn and gradients
+taken, timed alone in plain PyTorch. So "RLlib" is all else: moving data, counting, and other processes in the way. The
 first iteration, in which workers start, is left out.
 
 With ``env.tune=head`` a pair's features are kept once it has been composited, so steps become cheap; `all` is the
@@ -12,25 +13,33 @@ Run it where the run was made: ``python benchmarks/overhead.py runs/demo [--runn
 """
 
 import argparse
+import statistics
 import time
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
 import ray
+import torch
 from selection import Run
 
 from envs.settings import EnvSettings
 from l2a_ray.selector.file import load_selector
+from l2a_ray.selector.network import SelectorNetwork
+from l2a_ray.selector.rl.distribution import IndependentBernoulli
+from l2a_ray.selector.rl.reinforce import reinforce_loss
+from l2a_ray.selector.rl.settings import SelectorSettings
 from l2a_ray.selector.rl.training import SelectorTraining, build_algorithm, env_files, sample_and_learn
 
-PARTS = ("composite", "train", "validate", "rest")
+ENV = ("composite", "train", "validate", "rest")
+PARTS = (*ENV, "Selector")
 TUNED: dict[Literal["head", "all"], dict[str, Any]] = {"head": {}, "all": {"learning_rate": 0.05}}
 
 
 def measure(run: Run, runners: int, env: EnvSettings, iterations: int) -> pd.DataFrame:
-    """Return a row an iteration: seconds of it, and of its environments' parts (means over the runners)."""
+    """Return a row an iteration: its seconds, its environments' by part (means over the runners), the Selector's."""
     settings = SelectorTraining.of(run.settings)
     selector = replace(settings.selector, algorithm="REINFORCE", env_runners=runners, options={})
     if env.tune == "all":  # whose steps are long: two updates an iteration are enough
@@ -39,17 +48,51 @@ def measure(run: Run, runners: int, env: EnvSettings, iterations: int) -> pd.Dat
     settings = replace(settings, selector=selector, env=env)
     trained = run.folder / "train-selector"
     files = env_files(run.store, run.folder / "match" / "pairs.parquet", settings, trained)
-    algorithm = build_algorithm(load_selector(trained).network, files, settings)
+    network = load_selector(trained).network
+    own = passes(network, selector, env.pairs)
+    algorithm = build_algorithm(network, files, settings)
     rows = []
     try:
         for iteration in range(iterations + 1):
             start = time.perf_counter()
             steps = pd.DataFrame(sample_and_learn(algorithm, settings.seed, iteration))
             seconds = time.perf_counter() - start
-            rows.append({part: steps[f"seconds_{part}"].sum() / max(1, runners) for part in PARTS} | {"all": seconds})
+            parts = {part: steps[f"seconds_{part}"].sum() / max(1, runners) for part in ENV}
+            rows.append(parts | {"Selector": own, "all": seconds})
     finally:
         algorithm.stop()
     return pd.DataFrame(rows[1:])
+
+
+def passes(network: SelectorNetwork, selector: SelectorSettings, pairs: int) -> float:
+    """Return the seconds that an iteration's masks and gradients take in plain PyTorch."""
+    network = deepcopy(network)
+    optimizer = torch.optim.Adam(network.parameters())
+    state_1B2V = torch.randn(1, pairs, 2 * network.clip_size)
+    states_NB2V = state_1B2V.repeat(selector.steps_per_update * max(1, selector.env_runners), 1, 1)
+
+    def iteration() -> float:
+        start = time.perf_counter()
+        for _ in range(selector.steps_per_iteration // selector.steps_per_update):
+            for _ in range(selector.steps_per_update):
+                with torch.no_grad():
+                    policy = IndependentBernoulli.from_logits(network(state_1B2V))
+                    mask_1B = policy.sample()
+                    policy.logp(mask_1B)
+            log_prob_N = IndependentBernoulli.from_logits(network(states_NB2V)).logp(mask_1B)
+            optimizer.zero_grad()
+            reinforce_loss(log_prob_N, torch.ones(len(states_NB2V))).backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+        return time.perf_counter() - start
+
+    return statistics.median(iteration() for _ in range(7))
+
+
+def tell(tune: str, runners: int, table: pd.DataFrame) -> None:
+    means = table.mean()
+    shares = [means[part] / means["all"] for part in PARTS]
+    cells = " | ".join(f"{share:.0%}" for share in (*shares, 1 - sum(shares)))
+    print(f"| {tune} | {runners} | {means['all']:.2f} | {cells} |", flush=True)
 
 
 def main() -> None:
@@ -60,21 +103,16 @@ def main() -> None:
     arguments = parser.parse_args()
     run = Run(arguments.run)
     ray.init(include_dashboard=False, log_to_driver=False)
-    names = ["env.tune", "env runners", "seconds an iteration", *PARTS, "RLlib and the Selector"]
+    names = ["env.tune", "env runners", "seconds an iteration", *PARTS, "RLlib"]
     print(f"| {' | '.join(names)} |")
-    print("|---" * 8 + "|")
+    print("|---" * len(names) + "|")
     for tune, changes in TUNED.items():
         for runners in arguments.runners:
             env = replace(run.settings.env, tune=tune, **changes)
             table = measure(run, runners, env, arguments.iterations if tune == "head" else 2)
-            means = table.mean()
-            shares = [*(means[part] / means["all"] for part in PARTS)]
-            cells = " | ".join(f"{share:.0%}" for share in (*shares, 1 - sum(shares)))
-            print(f"| {tune} | {runners} | {means['all']:.2f} | {cells} |", flush=True)
+            tell(tune, runners, table)
             if tune == "head":
-                last = table.tail(3).mean()
-                rest = 1 - last[list(PARTS)].sum() / last["all"]
-                print(f"| {tune}, last 3 | {runners} | {last['all']:.2f} | | | | | {rest:.0%} |", flush=True)
+                tell("head, its last 3 iterations", runners, table.tail(3))
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from envs.settings import EnvSettings
 from envs.trial import ClassifierTrial, Outcome
 from l2a_ray.classifier.networks import NetworkSettings, load_network
-from l2a_ray.clips.store import ClipStore
+from l2a_ray.clips.store import CachedClipStore, ClipStore
 from l2a_ray.composite import CompositeSettings
 from l2a_ray.errors import StageError
 from l2a_ray.files import AnyPath, as_path, open_parquet
@@ -25,6 +25,9 @@ from l2a_ray.samples import Sample, SampleLoader
 from l2a_ray.selector.network import pair_observation
 from l2a_ray.selector.vectors import ClipVectors
 from l2a_ray.videos.splits import refuse_test_clips
+
+CLIPS_KEPT = 2**29
+"""Bytes of clips that an environment keeps in memory: some 1,500 of the demo's, 200 of 16 frames at 112 pixels."""
 
 
 class PairSelectionEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.int8]]):
@@ -62,7 +65,8 @@ class PairSelectionEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.int8]]):
 
     ## Information
     `val_loss`, `val_accuracy`, `baseline` (delta as it entered R), `num_selected`, and `seconds`, the
-    time that compositing, training, validating and the rest of the step took (`Seconds` of envs/trial.py).
+    time that compositing, training, validating and the rest of the step, or of `reset`, took (`Seconds` of
+    envs/trial.py).
 
     ## Arguments
     - `trial`: the classifier on trial (envs/trial.py).
@@ -97,12 +101,13 @@ class PairSelectionEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.int8]]):
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[NDArray[np.float32], dict[str, Any]]:
         """Restore the classifier's start and draw the first pairs."""
+        start = time.perf_counter()
         super().reset(seed=seed)
         observation, outcome, chosen = self._draw(), self._trial.reset(), 0
         if self._settings.restart == "step":
             outcome, chosen = self._trial.step(self._pairs(self._state), self.np_random), len(self._state)
         self._step, self._baseline = 0, outcome.val_loss
-        return observation, self._info(outcome, chosen)
+        return observation, self._info(outcome, chosen) | {"seconds": outcome.seconds.of(time.perf_counter() - start)}
 
     def step(self, action: NDArray[np.int8]) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
         """Composite the chosen pairs, train and validate the classifier, and draw the next pairs."""
@@ -115,7 +120,7 @@ class PairSelectionEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.int8]]):
         self._baseline = moving_average(self._baseline, outcome.val_loss, self._settings.window)
         self._step += 1
         observation = self._draw()
-        info["seconds"] = outcome.seconds.of_a_step(time.perf_counter() - start)
+        info["seconds"] = outcome.seconds.of(time.perf_counter() - start)
         return observation, reward, False, self._step >= self._settings.steps, info
 
     def _pairs(self, rows: NDArray[np.int64]) -> list[Sample]:
@@ -134,7 +139,6 @@ class PairSelectionEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.int8]]):
             "val_accuracy": outcome.val_accuracy,
             "baseline": self._baseline,
             "num_selected": num_selected,
-            "seconds": outcome.seconds,
         }
 
     @classmethod
@@ -185,7 +189,7 @@ def build_trial(files: EnvFiles) -> ClassifierTrial:
         LeakError: a test clip is in D_val.
         StageError: there is no validation clip.
     """
-    store = ClipStore(files.store)
+    store = CachedClipStore(files.store, CLIPS_KEPT)
     validation = validation_clips(store.index, files.settings.validation_clips, files.seed)
     refuse_test_clips(validation, frozenset(store.rows("test")["id"]), "D_val")
     return ClassifierTrial(

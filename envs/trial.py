@@ -22,16 +22,18 @@ BATCH = 64
 
 @dataclass(frozen=True, kw_only=True)
 class Seconds:
-    """What a step's parts took. Any two are equal: two runs that differ in nothing but the clock are the same."""
+    """What the parts of a step took. Any two are equal: two runs that differ in nothing but the clock are the same."""
 
     composite: float = field(default=0.0, compare=False)
+    """Reading clips and compositing them."""
     train: float = field(default=0.0, compare=False)
+    """The SGD step and, of a frozen body, its features of new composites."""
     validate: float = field(default=0.0, compare=False)
     rest: float = field(default=0.0, compare=False)
-    """Of the environment's step: putting the classifier back to its start, drawing pairs and describing them."""
+    """Of the environment: putting the classifier back to its start, drawing pairs and describing them."""
 
-    def of_a_step(self, total: float) -> "Seconds":
-        """Return the same with what is left of a step that took so long in all."""
+    def of(self, total: float) -> "Seconds":
+        """Return the same with the rest of what took so long in all."""
         return replace(self, rest=total - self.composite - self.train - self.validate)
 
 
@@ -96,8 +98,7 @@ class ClassifierTrial:
         if not pairs:
             return replace(self._last, seconds=Seconds())
         start = time.perf_counter()
-        inputs_B, labels_BL = self._inputs(pairs, rng)
-        composited = time.perf_counter()
+        inputs_B, labels_BL, composited = self._inputs(pairs, rng)
         weights_B = balanced_weights(labels_BL) if self._settings.balance else None
         train_step(self._learner, self._optimizer, inputs_B, labels_BL, weights_B)
         trained = time.perf_counter()
@@ -108,22 +109,24 @@ class ClassifierTrial:
         self._last = replace(outcome, seconds=seconds)
         return self._last
 
-    def _inputs(self, pairs: Sequence[Sample], rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-        """Return what the learner sees of the composites, and their labels.
+    def _inputs(self, pairs: Sequence[Sample], rng: np.random.Generator) -> tuple[Tensor, Tensor, float]:
+        """Return what the learner sees of the composites, their labels, and when the last of them was made.
 
         A frozen body sees a pair the same way each time (its centre, not flipped), so each is composited once: what is
         kept is F numbers a pair, of at most ``env.candidates`` pairs.
         """
         if self._seen is None:
-            return _load(self._loader, pairs, rng)
+            return *_load(self._loader, pairs, rng), time.perf_counter()
         new = [pair for pair in dict.fromkeys(pairs) if pair not in self._seen]
+        composited = time.perf_counter()
         if new:
             clips_BTHWC, labels_BL = _load(self._loader, new, None)
+            composited = time.perf_counter()
             # One clip at a time: a batch's size changes the last bits, and a resumed run must see the same ones.
             features = [self._body(clip_1THWC)[0] for clip_1THWC in torch.split(clips_BTHWC, 1)]
             self._seen |= zip(new, zip(features, labels_BL, strict=True), strict=True)
         inputs, labels = zip(*(self._seen[pair] for pair in pairs), strict=True)
-        return torch.stack(inputs), torch.stack(labels)
+        return torch.stack(inputs), torch.stack(labels), composited
 
     def _validate(self) -> Outcome:
         logits_NL = predict(self._learner, self._val_inputs_N, BATCH)

@@ -17,12 +17,15 @@ from helpers import CROP, NETWORK, small_network, small_problem
 from numpy.typing import NDArray
 from ray.exceptions import RayActorError
 from ray.rllib.algorithms import Algorithm
+from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.core.columns import Columns
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
+from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 from ray.tune.registry import register_env
 
 from envs.pair_selection import EnvFiles
 from envs.settings import EnvSettings
+from envs.trial import Seconds
 from l2a_ray.classifier.networks import save_network
 from l2a_ray.classifier.settings import ClassifierSettings
 from l2a_ray.composite import CompositeSettings
@@ -35,6 +38,7 @@ from l2a_ray.selector.rl.exploration import exploration_penalty
 from l2a_ray.selector.rl.module import SelectorModule
 from l2a_ray.selector.rl.registry import build_config, configure
 from l2a_ray.selector.rl.reinforce import ReinforceConfig, reinforce_loss
+from l2a_ray.selector.rl.runner import RepeatableEnvRunner, step_rows
 from l2a_ray.selector.rl.settings import SelectorSettings
 
 # RLlib warns of its own use of deprecated settings, and that a second algorithm replaces the first one's environment.
@@ -112,7 +116,52 @@ def test_order_of_the_pairs_does_not_matter() -> None:
     torch.testing.assert_close(module.compute_values({Columns.OBS: observation[:, order]}), values)
 
 
+def test_an_episodes_first_step_tells_its_resets_seconds_too() -> None:
+    def step(episode: SingleAgentEpisode) -> None:
+        info = {"seconds": Seconds(composite=1.0, train=2.0)}
+        logits = {Columns.ACTION_DIST_INPUTS: np.zeros(B, np.float32)}
+        episode.add_env_step(np.zeros(1), np.zeros(B, np.int8), 0.5, info, extra_model_outputs=logits)
+
+    def told(episode: SingleAgentEpisode) -> list[tuple[float, float]]:
+        return [(row["seconds_composite"], row["seconds_train"]) for row in step_rows(episode)]
+
+    begun = SingleAgentEpisode()
+    begun.add_env_reset(np.zeros(1), {"seconds": Seconds(composite=10.0)})
+    step(begun)
+    step(begun)
+    goes_on = begun.cut(len_lookback_buffer=1)
+    step(goes_on)
+    assert told(begun) == told(begun.to_numpy()) == [(11.0, 2.0), (1.0, 2.0)]
+    assert told(goes_on) == told(goes_on.to_numpy()) == [(1.0, 2.0)]
+
+
 # --- through RLlib
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("explore", [True, False])
+def test_connectors_draw_what_rllibs_own_would(session: None, explore: bool) -> None:
+    register_env("bandit", lambda _: Bandit())
+    ours = configure(SelectorSettings(), "bandit", {}, model_config(), 0)
+    rllibs = ours.copy(copy_frozen=False).env_runners(
+        env_to_module_connector=None,
+        module_to_env_connector=None,
+        add_default_connectors_to_env_to_module_pipeline=True,
+        add_default_connectors_to_module_to_env_pipeline=True,
+    )
+
+    def sampled(config: AlgorithmConfig) -> list[SingleAgentEpisode]:
+        runner = RepeatableEnvRunner(config=config)
+        runner.begin_iteration(seed=1, iteration=0)
+        episodes: list[SingleAgentEpisode] = runner.sample(num_timesteps=20, explore=explore)
+        return episodes
+
+    for one, other in zip(sampled(ours), sampled(rllibs), strict=True):
+        np.testing.assert_array_equal(one.get_observations(), other.get_observations())
+        np.testing.assert_array_equal(one.get_actions(), other.get_actions())
+        assert one.get_actions().dtype == np.int8 and 0 < one.get_actions().mean() < 1
+        for name in (Columns.ACTION_DIST_INPUTS, Columns.ACTION_LOGP)[: 1 + explore]:
+            np.testing.assert_array_equal(one.get_extra_model_outputs(name), other.get_extra_model_outputs(name))
 
 
 @pytest.mark.ray

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from helpers import CLASSES, noise_clip, small_store
 
-from l2a_ray.clips.store import PLANES, ClipStore, clip_path, pack, read_metadata, unpack, write_clip
+from l2a_ray.clips.store import PLANES, CachedClipStore, ClipStore, clip_path, pack, read_metadata, unpack, write_clip
 from l2a_ray.errors import StageError, StorageError
 
 
@@ -75,3 +75,21 @@ def test_failed_write_leaves_no_trace(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="cannot be written"):
         write_clip(tmp_path, "ab" * 8, noise_clip(np.random.default_rng(0), 2, 4, 4), {})
     assert [path.name for path in tmp_path.rglob("*")] == ["ab"]
+
+
+def test_clips_read_last_stay_in_memory(tmp_path: Path) -> None:
+    small = small_store(tmp_path, 3)
+    first, second, third = (f"{number:016x}" for number in range(3))
+    store = CachedClipStore(small.root, memory=2 * small.read(first).nbytes)
+    for clip_id in (first, second, first, third):  # the third pushes out the second, which was read longest ago
+        np.testing.assert_array_equal(store.read(clip_id).frames_THWC, small.read(clip_id).frames_THWC)
+    for clip_id in (first, second, third):
+        clip_path(small.data, clip_id).unlink()
+    assert store.read(first) is store.read(first) and store.read(third).nbytes == store.read(first).nbytes
+    with pytest.raises(StorageError, match=second):
+        store.read(second)
+
+
+def test_a_clip_larger_than_the_memory_is_read_all_the_same(tmp_path: Path) -> None:
+    store = CachedClipStore(small_store(tmp_path, 1).root, memory=1)
+    assert store.read(f"{0:016x}") is not store.read(f"{0:016x}")

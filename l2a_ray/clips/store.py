@@ -8,10 +8,12 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from operator import attrgetter
 
 import numpy as np
 import pandas as pd
 import safetensors.numpy
+from cachetools import LRUCache, cachedmethod
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 
@@ -56,6 +58,11 @@ class StoredClip:
     frames_THWC: NDArray[np.uint8]
     background_THWC: NDArray[np.uint8]
     planes: Planes
+
+    @property
+    def nbytes(self) -> int:
+        """Return what the arrays take in memory."""
+        return sum(array.nbytes for array in (self.frames_THWC, self.background_THWC, *vars(self.planes).values()))
 
 
 class ClipStore:
@@ -115,9 +122,27 @@ class ClipStore:
         )
 
 
+class CachedClipStore(ClipStore):
+    """A store that keeps the clips read last in memory, for who reads the same ones over and over.
+
+    Args:
+        root: as of ``ClipStore``.
+        memory: bytes that the kept clips may take.
+    """
+
+    def __init__(self, root: str | AnyPath, memory: int) -> None:
+        super().__init__(root)
+        self._kept: LRUCache[str, StoredClip] = LRUCache(memory, getsizeof=attrgetter("nbytes"))
+
+    @cachedmethod(attrgetter("_kept"))
+    def read(self, clip_id: str) -> StoredClip:
+        """Read one clip, which is not to be changed."""
+        return super().read(clip_id)
+
+
 def clip_path(data: AnyPath, clip_id: str) -> AnyPath:
     """Return where a clip's file lies. 256 folders keep each one small enough to list."""
-    return data / clip_id[:2] / f"{clip_id}.safetensors"
+    return data / f"{clip_id[:2]}/{clip_id}.safetensors"
 
 
 def pack(mask_THW: NDArray[np.bool_]) -> NDArray[np.uint8]:
@@ -127,7 +152,9 @@ def pack(mask_THW: NDArray[np.bool_]) -> NDArray[np.uint8]:
 
 def unpack(bits: NDArray[np.uint8], width: int) -> NDArray[np.bool_]:
     """Undo ``pack`` for rows of ``width`` pixels."""
-    return np.unpackbits(bits, axis=-1, count=width).view(np.bool_)
+    # All bits in one row: twice as fast as along an axis.
+    padded = np.unpackbits(bits).reshape(*bits.shape[:-1], 8 * bits.shape[-1])
+    return np.ascontiguousarray(padded[..., :width]).view(np.bool_)
 
 
 def write_clip(data: AnyPath, clip_id: str, clip: StoredClip, metadata: dict[str, str]) -> None:

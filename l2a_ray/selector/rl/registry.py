@@ -12,6 +12,7 @@ from ray.tune.registry import register_env
 
 from envs.pair_selection import EnvFiles, PairSelectionEnv
 from l2a_ray.errors import SettingError
+from l2a_ray.selector.rl.connectors import MasksToEnv, StatesToModule
 from l2a_ray.selector.rl.exploration import WEIGHT, exploring
 from l2a_ray.selector.rl.module import SelectorModule
 from l2a_ray.selector.rl.reinforce import ReinforceConfig
@@ -81,6 +82,10 @@ def configure(
             num_env_runners=settings.env_runners,
             num_gpus_per_env_runner=settings.gpus_per_env_runner,
             env_runner_cls=RepeatableEnvRunner,
+            env_to_module_connector=lambda env, spaces, device: StatesToModule(),
+            module_to_env_connector=lambda env, spaces: MasksToEnv(),
+            add_default_connectors_to_env_to_module_pipeline=False,
+            add_default_connectors_to_module_to_env_pipeline=False,
             batch_mode="truncate_episodes",
             rollout_fragment_length=settings.steps_per_update,
         )
