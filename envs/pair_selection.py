@@ -14,7 +14,7 @@ import pyarrow as pa
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from envs.settings import EnvSettings
+from envs.settings import CLIPS_KEPT, EnvSettings
 from envs.trial import ClassifierTrial, Outcome
 from l2a_ray.classifier.networks import NetworkSettings, load_network
 from l2a_ray.clips.store import CachedClipStore, ClipStore
@@ -25,9 +25,6 @@ from l2a_ray.samples import Sample, SampleLoader
 from l2a_ray.selector.network import pair_observation
 from l2a_ray.selector.vectors import ClipVectors
 from l2a_ray.videos.splits import refuse_test_clips
-
-CLIPS_KEPT = 2**29
-"""Bytes of clips that an environment keeps in memory: some 1,500 of the demo's, 200 of 16 frames at 112 pixels."""
 
 
 class PairSelectionEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.int8]]):
@@ -107,7 +104,9 @@ class PairSelectionEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.int8]]):
         if self._settings.restart == "step":
             outcome, chosen = self._trial.step(self._pairs(self._state), self.np_random), len(self._state)
         self._step, self._baseline = 0, outcome.val_loss
-        return observation, self._info(outcome, chosen) | {"seconds": outcome.seconds.of(time.perf_counter() - start)}
+        info = self._info(outcome, chosen)
+        info["seconds"] = outcome.seconds.of(time.perf_counter() - start)
+        return observation, info
 
     def step(self, action: NDArray[np.int8]) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
         """Composite the chosen pairs, train and validate the classifier, and draw the next pairs."""

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from envs.settings import CLIPS_KEPT
 from l2a_ray.errors import SettingError
 from l2a_ray.match import Kind
 from l2a_ray.selector.rl.settings import RANDOM
@@ -198,7 +199,7 @@ def _train_selector(settings: "Settings", clips: Counter[Any], pairs: int, costs
         wall_s=warm.wall_s + features + costs.build + learning * max(1.0, runners / costs.cpus),
         cpu_hours=warm.cpu_hours + (features + learning * runners) / 3600,
         gpu_hours=warm.gpu_hours + learning * runners * settings.selector.gpus_per_env_runner / 3600,
-        memory_gib=warm.memory_gib + settings.selector.env_runners * costs.driver_gib,
+        memory_gib=warm.memory_gib + settings.selector.env_runners * costs.driver_gib + runners * CLIPS_KEPT / 2**30,
     )
 
 

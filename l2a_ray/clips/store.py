@@ -123,7 +123,7 @@ class ClipStore:
 
 
 class CachedClipStore(ClipStore):
-    """A store that keeps the clips read last in memory, for who reads the same ones over and over.
+    """A store that keeps the clips read last in memory: the environment comes back to the same ones.
 
     Args:
         root: as of ``ClipStore``.

@@ -1,7 +1,9 @@
 """What stands between RLlib's episodes and the Selector's module: one piece each way.
 
-RLlib's default pipelines serve every kind of space, module and agent, by twelve pieces that each restructure the batch
-and log their time; that took half of an env runner's time here. Axes: N environments, B pairs in a state.
+RLlib's default pipelines serve every kind of space, module and agent, by eleven pieces that each restructure the batch
+and log their time; that took half of an env runner's time here.
+
+Axes: N environments of a runner, B pairs in a state, V values in a clip's vector.
 """
 
 from collections.abc import Sequence
@@ -21,9 +23,9 @@ class StatesToModule(ConnectorV2):
 
     def __call__(self, *, rl_module: SelectorModule, episodes: Sequence[SingleAgentEpisode], **kwargs: Any) -> Any:
         """Return the batch that the module sees."""
-        states_NBD = np.stack([episode.get_observations(-1) for episode in episodes])
+        states_NB2V = np.stack([episode.get_observations(-1) for episode in episodes])
         device = next(rl_module.parameters()).device
-        return {Columns.OBS: torch.from_numpy(states_NBD).to(device)}
+        return {Columns.OBS: torch.from_numpy(states_NB2V).to(device)}
 
 
 class MasksToEnv(ConnectorV2):
