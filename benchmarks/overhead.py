@@ -1,15 +1,15 @@
 """RLlib's share of a REINFORCE iteration: its time less the environment's own, on a run's own environment.
 
 The environment's own time is that of its `reset` and `step`: composites, SGD steps (with ``env.tune=head`` the frozen
-features too), validation, and the rest (putting the classifier back to its start, drawing pairs); with several env
-runners, which work side by side, their mean. "Selector" is what any loop would do besides: masks drawn and gradients
-taken, timed alone in plain PyTorch. So "RLlib" is all else: moving data, counting, and other processes in the way. The
-first iteration, in which workers start, is left out.
+features too), validation, and the rest (putting the classifier back to its start, drawing pairs). Several env runners
+work side by side: their mean, and apart from it how long an update waits for the slowest. "Selector" is what any loop
+would do besides: masks drawn and gradients taken, timed alone in plain PyTorch. So "RLlib" is all else: moving data,
+counting, and other processes in the way. The first iteration, in which workers start, is left out.
 
 With ``env.tune=head`` a pair's features are kept once it has been composited, so steps become cheap; `all` is the
 paper's form, in which every step composites its pairs and changes every weight.
 
-Run it where the run was made: ``python benchmarks/overhead.py runs/demo [--runners 0 1 2] [--iterations 20]``
+Run it where the run was made: ``python benchmarks/overhead.py runs/demo [--tune head] [--runners 0 1 2]``
 """
 
 import argparse
@@ -34,12 +34,12 @@ from l2a_ray.selector.rl.settings import SelectorSettings
 from l2a_ray.selector.rl.training import SelectorTraining, build_algorithm, env_files, sample_and_learn
 
 ENV = ("composite", "train", "validate", "rest")
-PARTS = (*ENV, "Selector")
+PARTS = (*ENV, "waiting", "Selector")
 TUNED: dict[Literal["head", "all"], dict[str, Any]] = {"head": {}, "all": {"learning_rate": 0.05}}
 
 
 def measure(run: Run, runners: int, env: EnvSettings, iterations: int) -> pd.DataFrame:
-    """Return a row an iteration: its seconds, its environments' by part (means over the runners), the Selector's."""
+    """Return a row an iteration: its seconds, its environments' by part, what they waited, the Selector's."""
     settings = SelectorTraining.of(run.settings)
     selector = replace(settings.selector, algorithm="REINFORCE", env_runners=runners, options={})
     if env.tune == "all":  # whose steps are long: two updates an iteration are enough
@@ -57,11 +57,22 @@ def measure(run: Run, runners: int, env: EnvSettings, iterations: int) -> pd.Dat
             start = time.perf_counter()
             steps = pd.DataFrame(sample_and_learn(algorithm, settings.seed, iteration))
             seconds = time.perf_counter() - start
-            parts = {part: steps[f"seconds_{part}"].sum() / max(1, runners) for part in ENV}
-            rows.append(parts | {"Selector": own, "all": seconds})
+            rows.append(environments(steps, runners, selector.steps_per_update) | {"Selector": own, "all": seconds})
     finally:
         algorithm.stop()
     return pd.DataFrame(rows[1:])
+
+
+def environments(steps: pd.DataFrame, runners: int, steps_per_update: int) -> dict[str, float]:
+    """Return the seconds of each part, as means over the runners, and those that updates wait for the slowest.
+
+    An iteration's steps come update by update, and in each of them runner by runner.
+    """
+    parts = steps[[f"seconds_{part}" for part in ENV]].to_numpy()
+    parts_URSP = parts.reshape(-1, max(1, runners), steps_per_update, len(ENV))
+    seconds_UR = parts_URSP.sum(axis=(2, 3))
+    waiting = float((seconds_UR.max(axis=1) - seconds_UR.mean(axis=1)).sum())
+    return dict(zip(ENV, parts_URSP.mean(axis=1).sum(axis=(0, 1)).tolist(), strict=True)) | {"waiting": waiting}
 
 
 def passes(network: SelectorNetwork, selector: SelectorSettings, pairs: int) -> float:
@@ -99,6 +110,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, metavar="RUN_FOLDER")
     parser.add_argument("--runners", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--tune", nargs="+", choices=list(TUNED), default=list(TUNED))
     parser.add_argument("--iterations", type=int, default=19, help="with env.tune=head; `all` does 2")
     arguments = parser.parse_args()
     run = Run(arguments.run)
@@ -106,9 +118,9 @@ def main() -> None:
     names = ["env.tune", "env runners", "seconds an iteration", *PARTS, "RLlib"]
     print(f"| {' | '.join(names)} |")
     print("|---" * len(names) + "|")
-    for tune, changes in TUNED.items():
+    for tune in arguments.tune:
         for runners in arguments.runners:
-            env = replace(run.settings.env, tune=tune, **changes)
+            env = replace(run.settings.env, tune=tune, **TUNED[tune])
             table = measure(run, runners, env, arguments.iterations if tune == "head" else 2)
             tell(tune, runners, table)
             if tune == "head":

@@ -2,10 +2,10 @@
 
 The plain way concatenates both clips' vectors, runs the whole network in float32 and sorts all scores. Against it run,
 by turns and on one thread: the first layer once a clip with a running top K (`float32`), and the same behind a screen
-in bfloat16 (`screened`), which is what `select` does where bfloat16 is fast (AMX). The sizes are the paper's (F = 512,
-L = 101, layers 2048, 1024, 512), weights and clips are random, every clip is there seven times so that scores tie, and
-pairs come a foreground after another, as in `pairs.parquet`. All ways must keep the same pairs. The times are those of
-the processor, the best of all rounds.
+in bfloat16 (`screened`), which is what `select` does where bfloat16 is fast (AMX, AMD's AVX-512). The sizes are the
+paper's (F = 512, L = 101, layers 2048, 1024, 512), weights and clips are random, every clip is there seven times so
+that scores tie, and pairs come a foreground after another, as in `pairs.parquet`. All ways must keep the same pairs.
+The times are those of the processor, the best of all rounds.
 
 The first layer holds 49 % of the network's multiplications, so in float32 about 2 is the most that there is to gain.
 The screen leaves some 15 of 100 pairs to float32, 12 of them because they are kept.
@@ -21,9 +21,18 @@ Measured on one thread of a Xeon with AMX that others used too:
 | float32: halves once a clip, running top K         | 20,828 pairs/s  | 1.96  | 22,099 pairs/s  | 2.06  |
 | screened: in bfloat16, what it leaves in float32   | 63,922 pairs/s  | 6.01  | 57,386 pairs/s  | 5.35  |
 
-All keep the same pairs. Another hour gave 5.33 (200,000 pairs), 3.71 (100,000) and, one round, 5.50 (1,000,000). With
-other programs beside it 200,000 gave as little as 3.5: the more the caches are shared, the sooner bfloat16 waits for
-memory. Peak memory of `screened` with 10,003 clips: 1.05 GiB for 1 million pairs, 1.08 GiB for 10 million.
+and on one of an AMD EPYC with AVX-512's bfloat16, whose screen cannot be much quicker than half of float32's time:
+
+| way                                                | 200,000 pairs   | ratio | 100,000 pairs   | ratio |
+|----------------------------------------------------|-----------------|-------|-----------------|-------|
+| plain                                              | 8,700 pairs/s   | 1     | 8,553 pairs/s   | 1     |
+| float32                                            | 17,435 pairs/s  | 2.00  | 16,954 pairs/s  | 1.98  |
+| screened                                           | 28,115 pairs/s  | 3.23  | 26,975 pairs/s  | 3.15  |
+
+All keep the same pairs. On the Xeon, another hour gave 5.33 (200,000 pairs), 3.71 (100,000) and, one round, 5.50
+(1,000,000). With other programs beside it 200,000 gave as little as 3.5: the more the caches are shared, the sooner
+bfloat16 waits for memory. Peak memory of `screened` with 10,003 clips: 1.05 GiB for 1 million pairs, 1.08 GiB for 10
+million.
 """
 
 import argparse

@@ -39,15 +39,17 @@ def session() -> Iterator[None]:
 
 
 def won(name: str, seed: int, blind: bool = False) -> float:
+    """Train until enough is won, looking every 640 steps, or until the stated steps are done; return the most won."""
     steps, given = GIVEN[name]
     settings = SelectorSettings(algorithm=name, steps=steps, steps_per_iteration=640, **given)
     register_env("bandit", lambda config: Bandit(**config))
     algorithm = configure(settings, "bandit", {"blind": blind}, model_config(seed), seed).build_algo()
     try:
-        done = 0
-        while done < steps:
+        done, most = 0, 0.0
+        while done < steps and most < ENOUGH:
             done += len(training.sample_and_learn(algorithm, seed, done))
-        return share_won(training._policy(algorithm), blind=blind)
+            most = max(most, share_won(training._policy(algorithm), blind=blind))
+        return most
     finally:
         algorithm.stop()
 

@@ -90,9 +90,9 @@ class PairScorer:
 
 
 def _packed_head(network: SelectorNetwork, batch: int) -> Callable[[torch.Tensor], torch.Tensor]:
-    """Return ``network.head`` in bfloat16, with the weights brought into AMX's layout once and not for every product.
+    """Return ``network.head`` in bfloat16, with the weights brought into the kernel's layout once, not every time.
 
-    That saves a fifth. PyTorch has these operators for its own compiler; its version is pinned.
+    That saves a fifth with AMX. PyTorch has these operators for its own compiler; its version is pinned.
     """
     operators = torch.ops.mkldnn
     packed = [(operators._reorder_linear_weight(layer.weight, batch), layer.bias) for layer in network.deeper]
@@ -177,5 +177,10 @@ def worth_screening(k: int, total: int) -> bool:
 
 
 def fast_bfloat16() -> bool:
-    """Tell whether the processor has AMX. AVX-512's own bfloat16 gains next to nothing."""
-    return bool(torch.cpu.get_capabilities().get("amx_bf16"))
+    """Tell whether the processor has AMX, or AMD's AVX-512, which multiplies bfloat16 twice as fast as float32.
+
+    Intel's AVX-512 gains next to nothing by it.
+    """
+    processor = torch.cpu.get_capabilities()
+    amd = "AMD" in processor.get("cpu_name", "") and bool(processor.get("avx512_bf16"))
+    return amd or bool(processor.get("amx_bf16"))

@@ -12,11 +12,10 @@ from ray.tune.registry import register_env
 
 from envs.pair_selection import EnvFiles, PairSelectionEnv
 from l2a_ray.errors import SettingError
-from l2a_ray.selector.rl.connectors import MasksToEnv, StatesToModule
 from l2a_ray.selector.rl.exploration import WEIGHT, exploring
 from l2a_ray.selector.rl.module import SelectorModule
 from l2a_ray.selector.rl.reinforce import ReinforceConfig
-from l2a_ray.selector.rl.runner import RepeatableEnvRunner, StepRecorder
+from l2a_ray.selector.rl.runner import SelectionRunner
 from l2a_ray.selector.rl.settings import SelectorSettings
 
 ENVIRONMENT = "l2a-pair-selection"  # RLlib's own registry, whose entries reach every env runner
@@ -81,15 +80,10 @@ def configure(
         .env_runners(
             num_env_runners=settings.env_runners,
             num_gpus_per_env_runner=settings.gpus_per_env_runner,
-            env_runner_cls=RepeatableEnvRunner,
-            env_to_module_connector=lambda env, spaces, device: StatesToModule(),
-            module_to_env_connector=lambda env, spaces: MasksToEnv(),
-            add_default_connectors_to_env_to_module_pipeline=False,
-            add_default_connectors_to_module_to_env_pipeline=False,
+            env_runner_cls=SelectionRunner,
             batch_mode="truncate_episodes",
             rollout_fragment_length=settings.steps_per_update,
         )
-        .callbacks(StepRecorder)
         .rl_module(rl_module_spec=RLModuleSpec(module_class=SelectorModule, model_config=module))
         # A runner that dies costs its episode: another takes its place at once, and the others' steps are used.
         .fault_tolerance(restart_failed_env_runners=True, delay_between_env_runner_restarts_s=0)

@@ -1,15 +1,19 @@
 """REINFORCE on RLlib's new API stack (paper, Eq. 3 to 5)."""
 
+from functools import partial
 from typing import Any, Self
 
+import ray
 import torch
 from ray.rllib.algorithms import Algorithm
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig, NotProvided
 from ray.rllib.connectors.learner import ComputeReturnsToGo
+from ray.rllib.core import COMPONENT_LEARNER, COMPONENT_RL_MODULE
 from ray.rllib.core.columns import Columns
 from ray.rllib.core.learner.torch.torch_learner import TorchLearner
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
-from ray.rllib.execution.rollout_ops import synchronous_parallel_sample
+from ray.rllib.env.env_runner import EnvRunner
+from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 from ray.rllib.utils.metrics import ENV_RUNNER_RESULTS, LEARNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME
 
 from l2a_ray.selector.rl.module import SelectorModule
@@ -75,7 +79,7 @@ def reinforce_loss(log_prob_N: torch.Tensor, return_N: torch.Tensor) -> torch.Te
 
 
 class Reinforce(Algorithm):
-    """Sample, update, hand the new weights out; several times in each ``train()`` call."""
+    """Hand the weights out, sample, update; several times in each ``train()`` call."""
 
     @classmethod
     def get_default_config(cls) -> ReinforceConfig:
@@ -85,16 +89,30 @@ class Reinforce(Algorithm):
     def training_step(self) -> None:
         """Run ``updates_per_iteration`` gradient steps, each on ``rollout_fragment_length`` fresh steps a runner."""
         for _ in range(self.config.updates_per_iteration):
-            episodes, results = synchronous_parallel_sample(
-                worker_set=self.env_runner_group,
-                sample_timeout_s=self.config.sample_timeout_s,
-                _uses_new_env_runners=True,
-                _return_metrics=True,
+            sampled = self.env_runner_group.foreach_env_runner(
+                partial(sample_with, weights=ray.put(self._weights())),
+                local_env_runner=self.config.num_env_runners == 0,
+                timeout_seconds=self.config.sample_timeout_s,
             )
-            self.metrics.aggregate(results, key=ENV_RUNNER_RESULTS)
-            if not episodes:  # every env runner died in this round
+            if not sampled:  # every env runner died in this round
                 return
+            self.metrics.aggregate([metrics for _, metrics in sampled], key=ENV_RUNNER_RESULTS)
+            episodes = [episode for of_runner, _ in sampled for episode in of_runner]
             steps = self.metrics.peek((ENV_RUNNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME))
             learned = self.learner_group.update(episodes=episodes, timesteps={NUM_ENV_STEPS_SAMPLED_LIFETIME: steps})
             self.metrics.aggregate(learned, key=LEARNER_RESULTS)
-            self.env_runner_group.sync_weights(from_worker_or_learner_group=self.learner_group, inference_only=True)
+        # For those who ask the algorithm for its module.
+        self.env_runner_group.sync_weights(from_worker_or_learner_group=self.learner_group, inference_only=True)
+
+    def _weights(self) -> dict[str, Any]:
+        component = f"{COMPONENT_LEARNER}/{COMPONENT_RL_MODULE}"
+        state: dict[str, Any] = self.learner_group.get_state(component, inference_only=True)[COMPONENT_LEARNER]
+        return state
+
+
+def sample_with(
+    runner: EnvRunner, weights: "ray.ObjectRef[dict[str, Any]]"
+) -> tuple[list[SingleAgentEpisode], dict[str, Any]]:
+    """Return episodes drawn with these weights, and their metrics: one call where RLlib's own way makes two."""
+    runner.set_state(ray.get(weights))
+    return runner.sample(), runner.get_metrics()

@@ -1,49 +1,100 @@
-"""An env runner whose iterations can be repeated exactly, and the record of what each step did.
+"""The env runner, whose iterations can be repeated exactly, and the record of what each step did.
 
 Axes: B pairs in a state.
 """
 
 from collections.abc import Iterator
 from dataclasses import asdict
+from itertools import chain
 from typing import Any
 
+import gymnasium
 import numpy as np
 import torch
-from ray.rllib.callbacks.callbacks import RLlibCallback
+from numpy.typing import NDArray
 from ray.rllib.core.columns import Columns
 from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
 from ray.rllib.env.single_agent_episode import SingleAgentEpisode
-from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
+from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED, NUM_ENV_STEPS_SAMPLED_LIFETIME
+
+from l2a_ray.selector.rl.distribution import IndependentBernoulli
+from l2a_ray.selector.rl.module import SelectorModule
 
 STEPS = "selection_steps"
 
 
-class RepeatableEnvRunner(SingleAgentEnvRunner):
-    """Begins each iteration with a fresh episode and randomness that depends on seed, runner and iteration alone.
+class SelectionRunner(SingleAgentEnvRunner):
+    """Walks through one selection environment; its iterations can be repeated exactly.
 
-    RLlib checkpoints neither the environment nor random generators. It does not need to when an iteration owes nothing
-    to the one before it but the weights: then a run that was stopped and resumed equals one that never stopped.
+    RLlib's own loop serves any number of environments and any space, with callbacks and timers around each step, which
+    takes it longer than drawing a mask.
     """
 
+    module: SelectorModule
+    _running: SingleAgentEpisode
+    _environment: gymnasium.Env[NDArray[np.float32], NDArray[np.int8]]
+
+    def make_env(self) -> None:
+        """Make RLlib's vector of environments, which has one."""
+        super().make_env()
+        (self._environment,) = self.env.unwrapped.envs
+
     def begin_iteration(self, seed: int, iteration: int) -> None:
-        """Forget the running episode and seed what draws actions and pairs in this process."""
+        """Forget the running episode and seed what draws actions and pairs in this process.
+
+        RLlib checkpoints neither the environment nor random generators. It does not need to when an iteration owes
+        nothing to the one before it but the weights: then a run that was stopped and resumed equals one that never
+        stopped.
+        """
         mixed = np.random.SeedSequence([seed, self.worker_index or 0, iteration]).generate_state(1)[0]
         self._seed, self._needs_initial_reset = int(mixed), True
         torch.manual_seed(int(mixed))
         np.random.seed(int(mixed))  # noqa: NPY002 (RLlib's minibatches are shuffled by NumPy's global generator)
 
+    def sample(self, **kwargs: Any) -> list[SingleAgentEpisode]:
+        """Take ``rollout_fragment_length`` steps; an episode that they cut goes on in the next call."""
+        left = num_steps = self.config.get_rollout_fragment_length(self.worker_index)
+        chunks = []
+        while left:
+            if self._needs_initial_reset or self._running.is_done:
+                self._begin()
+            chunk = self._running
+            while left and not chunk.is_done:
+                self._step(chunk)
+                left -= 1
+            if not chunk.is_done:
+                self._running = chunk.cut()
+            chunks.append(chunk.to_numpy())
+        for row in chain.from_iterable(step_rows(chunk) for chunk in chunks):
+            self.metrics.log_value(STEPS, row, reduce="item_series")
+        self.metrics.log_value(NUM_ENV_STEPS_SAMPLED, num_steps, reduce="sum")
+        self.metrics.log_value(NUM_ENV_STEPS_SAMPLED_LIFETIME, num_steps, reduce="lifetime_sum")
+        return chunks
 
-class StepRecorder(RLlibCallback):
-    """Hands what each step did to the driver, through RLlib's own metrics."""
+    def _begin(self) -> None:
+        self._running = SingleAgentEpisode()
+        seed = self._seed if self._needs_initial_reset else None
+        self._running.add_env_reset(*self._environment.reset(seed=seed))
+        self._needs_initial_reset = False
 
-    def on_sample_end(
-        self, *, metrics_logger: MetricsLogger | None = None, samples: list[SingleAgentEpisode], **kwargs: Any
-    ) -> None:
-        """Log one dictionary a step."""
-        assert metrics_logger is not None
-        for episode in samples:
-            for row in step_rows(episode):
-                metrics_logger.log_value(STEPS, row, reduce="item_series")
+    def _step(self, episode: SingleAgentEpisode) -> None:
+        """Draw a mask (without exploration the most probable one), and do as it says."""
+        with torch.inference_mode():
+            state_1B2V = torch.as_tensor(episode.get_observations(-1), device=self._device)[None]
+            policy = IndependentBernoulli.from_logits(self.module.policy(state_1B2V))
+            mask_1B = (policy if self.config.explore else policy.to_deterministic()).sample()
+            told = {Columns.ACTION_DIST_INPUTS: policy.logits, Columns.ACTION_LOGP: policy.logp(mask_1B)}
+        mask_B = mask_1B[0].cpu().numpy()
+        observation, reward, terminated, truncated, info = self._environment.step(mask_B)
+        episode.add_env_step(
+            observation,
+            mask_B,
+            reward,
+            info,
+            terminated=terminated,
+            truncated=truncated,
+            extra_model_outputs={name: value[0].cpu().numpy() for name, value in told.items()},
+        )
 
 
 def step_rows(episode: SingleAgentEpisode) -> Iterator[dict[str, float]]:

@@ -35,7 +35,7 @@ from l2a_ray.progress import Bar
 from l2a_ray.selector.file import Selector, save_selector
 from l2a_ray.selector.network import SelectorNetwork, label_vectors
 from l2a_ray.selector.rl.registry import build_config
-from l2a_ray.selector.rl.runner import STEPS, RepeatableEnvRunner
+from l2a_ray.selector.rl.runner import STEPS, SelectionRunner
 from l2a_ray.selector.rl.settings import SelectorSettings
 from l2a_ray.selector.vectors import ClipVectors, describe_clips
 from l2a_ray.tracking import Tracker, TrackingSettings
@@ -267,7 +267,7 @@ def sample_and_learn(algorithm: Algorithm, seed: int, iteration: int) -> list[di
     """
     assert algorithm.env_runner_group is not None
     algorithm.env_runner_group.foreach_env_runner(
-        partial(RepeatableEnvRunner.begin_iteration, seed=seed, iteration=iteration),
+        partial(SelectionRunner.begin_iteration, seed=seed, iteration=iteration),
         local_env_runner=algorithm.config.num_env_runners == 0,
     )
     steps: list[dict[str, float]] = algorithm.train()[ENV_RUNNER_RESULTS].get(STEPS, [])
