@@ -18,6 +18,7 @@ from l2a_ray.selector.network import SelectorNetwork, label_vectors
 from l2a_ray.selector.scoring import pair_scorer, score_pairs
 from l2a_ray.selector.selection import SelectSettings, select
 from l2a_ray.selector.vectors import class_agreement, describe_for
+from l2a_ray.session import ray_session
 
 TRAINED = ("run", "jump")
 
@@ -92,7 +93,9 @@ def test_trained_on_half_of_jhmdbs_classes_it_scores_the_other_half(jhmdb: Path,
     selector_file, unseen = load_selector(tmp_path / "seen" / "train-selector"), ClipStore(tmp_path / "unseen/prepare")
     vectors = describe_for(selector_file, unseen)
     pairs = tmp_path / "unseen" / "match" / "pairs.parquet"
-    select(pairs, vectors, pair_scorer(selector_file.network, vectors.clips_NFL), SelectSettings(), 0, tmp_path / "out")
+    scorer = pair_scorer(selector_file.network, vectors.clips_NFL)
+    with ray_session():
+        select(pairs, vectors, scorer, SelectSettings(), 0, tmp_path / "out")
     selected, drawn = (pd.read_parquet(tmp_path / "out" / f"{name}.parquet") for name in ("selected", "random"))
     assert len(selected) == len(drawn) == round(0.12 * len(pd.read_parquet(pairs)))
     assert set(drawn["foreground_label"]) == set(range(len(names[1::2])))
