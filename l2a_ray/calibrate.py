@@ -40,7 +40,7 @@ from l2a_ray.segment import build_segmenter
 from l2a_ray.selector.network import SelectorNetwork
 from l2a_ray.selector.rl.settings import RANDOM
 from l2a_ray.selector.rl.training import SelectorTraining, begin, build_algorithm, sample_and_learn
-from l2a_ray.selector.scoring import BATCH, SCREEN_FROM, Scorer, fast_bfloat16, make_screen, pair_scorer
+from l2a_ray.selector.scoring import BATCH, Scorer, make_screen, pair_scorer, worth_screening
 from l2a_ray.session import ray_session
 from l2a_ray.videos.catalog import Catalog
 
@@ -268,10 +268,10 @@ def _select(
         feature = _often(lambda: network.eval().features(clip_1THWC), settings.plan.seconds / 60)
     found = {"build": build, "env_step": step, "feature": feature}
     found["selector_bytes"] = float(sum(value.numel() * 4 for value in learner.state_dict().values()))
-    return found | _score(learner, vectors.clips_NFL, pairs)
+    return found | _score(learner, vectors.clips_NFL, pairs, round(settings.select.budget * pairs))
 
 
-def _score(learner: SelectorNetwork, clips_NV: NDArray[np.float32], pairs: int) -> dict[str, float]:
+def _score(learner: SelectorNetwork, clips_NV: NDArray[np.float32], pairs: int, kept: int) -> dict[str, float]:
     """Time a chunk of pairs on one thread, as `select`'s tasks have it; roughly too, where `select` would do so."""
     front_B, back_B = np.random.default_rng(0).integers(len(clips_NV), size=(2, SCORED))
     exact = pair_scorer(learner, clips_NV)
@@ -281,7 +281,7 @@ def _score(learner: SelectorNetwork, clips_NV: NDArray[np.float32], pairs: int) 
 
     with _threads(1):
         found = {"score": time_of(exact), "screen": 0.0}
-        if pairs >= SCREEN_FROM and fast_bfloat16():
+        if worth_screening(kept, pairs):
             found["screen"] = time_of(make_screen(exact, front_B, back_B).scorer)
     return found
 

@@ -16,6 +16,7 @@ from l2a_ray.clips.store import FAILED_COLUMNS, INDEX_DTYPES, ClipStore, StoredC
 from l2a_ray.composite import CompositeSettings
 from l2a_ray.samples import SampleLoader
 from l2a_ray.segment.base import Planes
+from l2a_ray.selector.network import SelectorNetwork
 from l2a_ray.selector.vectors import ClipVectors
 from l2a_ray.videos.generate import GenerateSettings
 
@@ -123,4 +124,20 @@ def small_problem(root: Path) -> Problem:
         small_vectors(store),
         pairs["id_f"].to_numpy(dtype=np.str_),
         pairs["id_b"].to_numpy(dtype=np.str_),
+    )
+
+
+def selector_network() -> SelectorNetwork:
+    torch.manual_seed(0)
+    made = SelectorNetwork(5, 3, hidden=(16, 8))
+    made.standardise(np.random.default_rng(0).normal(3, 2, (50, 5)).astype(np.float32))
+    return made
+
+
+def some_clips(count: int, seed: int = 1) -> ClipVectors:
+    rng = np.random.default_rng(seed)
+    return ClipVectors(
+        ids_N=np.array([f"{i:016x}" for i in range(count)], dtype=np.bytes_),
+        features_NF=rng.normal(3, 2, (count, 5)).astype(np.float32),
+        labels_NL=np.eye(3, dtype=np.float32)[rng.integers(3, size=count)],
     )

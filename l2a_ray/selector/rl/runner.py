@@ -5,7 +5,6 @@ Axes: B pairs in a state.
 
 from collections.abc import Iterator
 from dataclasses import asdict
-from itertools import chain
 from typing import Any
 
 import gymnasium
@@ -65,8 +64,8 @@ class SelectionRunner(SingleAgentEnvRunner):
             if not chunk.is_done:
                 self._running = chunk.cut()
             chunks.append(chunk.to_numpy())
-        for row in chain.from_iterable(step_rows(chunk) for chunk in chunks):
-            self.metrics.log_value(STEPS, row, reduce="item_series")
+            for row in step_rows(chunk):
+                self.metrics.log_value(STEPS, row, reduce="item_series")
         self.metrics.log_value(NUM_ENV_STEPS_SAMPLED, num_steps, reduce="sum")
         self.metrics.log_value(NUM_ENV_STEPS_SAMPLED_LIFETIME, num_steps, reduce="lifetime_sum")
         return chunks
