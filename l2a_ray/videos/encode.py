@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 RATES = (1, 60)  # frames/s; slower is a slide show, faster than screens show
 USUAL_RATE = 25.0  # frames/s of a file that does not say
 # No B-frames, so that the first frame is at time 0 and no reader has to follow an edit list. One thread: Ray has many.
-_OPTIONS = {"preset": "medium", "bf": "0", "threads": "1"}
+# No macroblock tree: x264's AVX-512 makes other bytes of the same frames by it, now and then, where frames are small.
+_OPTIONS = {"preset": "medium", "bf": "0", "threads": "1", "x264-params": "mbtree=0"}
 _BT601, _SMPTE170M, _LIMITED = 6, 6, 1  # how RGB was converted; players must not guess it from the picture's size
 
 
