@@ -30,7 +30,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from l2a_ray.composite import composite
+from l2a_ray.composites.composite import composite
 
 SHAPES = ((8, 128, 170), (8, 112, 112))
 BATCHES = (1, 8, 64)

@@ -57,10 +57,10 @@ import pandas as pd
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from l2a_ray.camera import after, alignments
-from l2a_ray.clips.store import ClipStore
-from l2a_ray.inpaint import InpaintSettings, inpaint
-from l2a_ray.segment.precomputed import PrecomputedSegmenter
+from l2a_ray.prepare.inpaint.camera import after, alignments
+from l2a_ray.prepare.inpaint.fill import InpaintSettings, inpaint
+from l2a_ray.prepare.segment.precomputed import PrecomputedSegmenter
+from l2a_ray.prepare.store import ClipStore
 from l2a_ray.videos.catalog import DataSettings, read_catalog
 from l2a_ray.videos.decode import DecodeSettings, decode
 

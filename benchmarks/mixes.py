@@ -14,11 +14,11 @@ import numpy as np
 import yaml
 from matplotlib.figure import Figure
 
-from l2a_ray.clips.store import StoredClip
-from l2a_ray.composite import CompositeSettings
-from l2a_ray.inpaint import InpaintSettings, inpaint
-from l2a_ray.mixes import mix
-from l2a_ray.segment import SegmentSettings, build_segmenter
+from l2a_ray.composites.composite import CompositeSettings
+from l2a_ray.composites.mixes import mix
+from l2a_ray.prepare.inpaint.fill import InpaintSettings, inpaint
+from l2a_ray.prepare.segment import SegmentSettings, build_segmenter
+from l2a_ray.prepare.store import StoredClip
 from l2a_ray.videos.decode import DecodeSettings, decode
 from l2a_ray.videos.generate import GenerateSettings, generate
 

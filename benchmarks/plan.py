@@ -14,11 +14,11 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from l2a_ray import stages
 from l2a_ray.cli import STAGES, build_parser
-from l2a_ray.config import Settings
-from l2a_ray.files import write_json
-from l2a_ray.session import ray_session
+from l2a_ray.config.settings import Settings
+from l2a_ray.pipeline import stages
+from l2a_ray.runtime.session import ray_session
+from l2a_ray.storage.files import write_json
 
 
 def settings_of(arguments: list[str]) -> Settings:

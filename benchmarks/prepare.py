@@ -36,10 +36,10 @@ from typing import Any
 import cv2
 import ray
 
-from l2a_ray.clips import prepare as preparation
-from l2a_ray.inpaint import build_inpainter
-from l2a_ray.segment import SegmentSettings, build_segmenter
-from l2a_ray.session import OBJECT_STORE_BYTES, quieten
+from l2a_ray.prepare import job as preparation
+from l2a_ray.prepare.inpaint.fill import build_inpainter
+from l2a_ray.prepare.segment import SegmentSettings, build_segmenter
+from l2a_ray.runtime.session import OBJECT_STORE_BYTES, quieten
 from l2a_ray.videos.catalog import Video
 from l2a_ray.videos.decode import DecodeSettings
 

@@ -62,16 +62,16 @@ def measure(root: Path, clips: int, out: Path) -> dict[str, Any]:
     import ray
 
     from l2a_ray.classifier.feed import Source, feed
-    from l2a_ray.clips.prepare import PrepareSettings, prepare
-    from l2a_ray.composite import CompositeSettings
-    from l2a_ray.match import MatchSettings, match
-    from l2a_ray.samples import BatchPlan
-    from l2a_ray.segment import SegmentSettings
+    from l2a_ray.composites.composite import CompositeSettings
+    from l2a_ray.composites.schedule import BatchPlan
+    from l2a_ray.pairs.match import MatchSettings, match
+    from l2a_ray.pairs.vectors import ClipVectors
+    from l2a_ray.prepare.job import PrepareSettings, prepare
+    from l2a_ray.prepare.segment import SegmentSettings
+    from l2a_ray.runtime.session import ray_session
     from l2a_ray.selector.network import SelectorNetwork
     from l2a_ray.selector.scoring import pair_scorer
     from l2a_ray.selector.selection import SelectSettings, select
-    from l2a_ray.selector.vectors import ClipVectors
-    from l2a_ray.session import ray_session
     from l2a_ray.videos.catalog import DataSettings, read_catalog
     from l2a_ray.videos.decode import DecodeSettings
 
@@ -85,7 +85,7 @@ def measure(root: Path, clips: int, out: Path) -> dict[str, Any]:
     def wake() -> None:
         import torch  # noqa: F401
 
-        import l2a_ray.clips.prepare  # noqa: F401
+        import l2a_ray.prepare.job  # noqa: F401
 
         time.sleep(5)
 

@@ -43,7 +43,8 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import torch
 
-from l2a_ray.selector.network import SelectorNetwork, pair_observation
+from l2a_ray.pairs.vectors import pair_observation
+from l2a_ray.selector.network import SelectorNetwork
 from l2a_ray.selector.scoring import Floats, Rows, Scorer, make_screen, pair_scorer
 from l2a_ray.selector.selection import SAMPLE
 from l2a_ray.selector.tally import Batch, best_first, tally_pairs

@@ -26,7 +26,7 @@ import torch
 from numpy.typing import NDArray
 
 from l2a_ray.errors import SettingError
-from l2a_ray.segment import Segmenter, SegmentSettings, build_segmenter
+from l2a_ray.prepare.segment import Segmenter, SegmentSettings, build_segmenter
 from l2a_ray.videos.catalog import DataSettings, Video, read_catalog
 from l2a_ray.videos.decode import Clip, DecodeSettings, decode
 

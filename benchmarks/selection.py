@@ -49,16 +49,16 @@ from envs.oracle import one_step_gains
 from envs.pair_selection import PairSelectionEnv, build_trial, read_candidates
 from envs.trial import ClassifierTrial
 from l2a_ray.cli import build_parser
-from l2a_ray.clips.store import ClipStore
-from l2a_ray.config import Settings
-from l2a_ray.report.truth import auc, auc_by_class, mark_wrong, read_truth
-from l2a_ray.samples import Sample
+from l2a_ray.composites.loader import Sample
+from l2a_ray.config.settings import Settings
+from l2a_ray.outputs.report.truth import auc, auc_by_class, mark_wrong, read_truth
+from l2a_ray.pairs.vectors import ClipVectors, class_agreement, label_vectors
+from l2a_ray.prepare.store import ClipStore
 from l2a_ray.selector.file import load_selector
-from l2a_ray.selector.network import SelectorNetwork, label_vectors
+from l2a_ray.selector.network import SelectorNetwork
 from l2a_ray.selector.rl.exploration import exploration_penalty
 from l2a_ray.selector.rl.training import SelectorTraining, env_files
 from l2a_ray.selector.scoring import score_pairs
-from l2a_ray.selector.vectors import ClipVectors, class_agreement
 
 CHANGES: tuple[tuple[str, str, tuple[Any, ...]], ...] = (
     ("selector", "steps", (400, 800, 1600, 3200, 6400)),

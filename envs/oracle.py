@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from envs.trial import ClassifierTrial
-from l2a_ray.progress import Bar
-from l2a_ray.samples import Sample
+from l2a_ray.composites.loader import Sample
+from l2a_ray.runtime.progress import Bar
 
 
 def one_step_gains(trial: ClassifierTrial, pairs: Sequence[Sample], rng: np.random.Generator) -> NDArray[np.float64]:

@@ -16,14 +16,14 @@ from numpy.typing import NDArray
 
 from envs.settings import CLIPS_KEPT, EnvSettings
 from envs.trial import ClassifierTrial, Outcome
-from l2a_ray.classifier.networks import NetworkSettings, load_network
-from l2a_ray.clips.store import CachedClipStore, ClipStore
-from l2a_ray.composite import CompositeSettings
+from l2a_ray.classifier.settings import NetworkSettings
+from l2a_ray.classifier.zoo import load_network
+from l2a_ray.composites.composite import CompositeSettings
+from l2a_ray.composites.loader import Sample, SampleLoader
 from l2a_ray.errors import StageError
-from l2a_ray.files import AnyPath, as_path, open_parquet
-from l2a_ray.samples import Sample, SampleLoader
-from l2a_ray.selector.network import pair_observation
-from l2a_ray.selector.vectors import ClipVectors
+from l2a_ray.pairs.vectors import ClipVectors, pair_observation
+from l2a_ray.prepare.store import CachedClipStore, ClipStore
+from l2a_ray.storage.files import AnyPath, as_path, open_parquet
 from l2a_ray.videos.splits import refuse_test_clips
 
 

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from envs.settings import EnvSettings
-from l2a_ray.classifier.networks import Network
+from l2a_ray.classifier.network import Network
 from l2a_ray.classifier.step import balanced_weights, predict, train_step
-from l2a_ray.samples import Sample, SampleLoader
+from l2a_ray.composites.loader import Sample, SampleLoader
 
 BATCH = 64
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
-from l2a_ray.config import Settings
+from l2a_ray.config.settings import Settings
 from l2a_ray.errors import L2AError, SettingError, StorageError
-from l2a_ray.files import as_path, out_of_reach
-from l2a_ray.run import RunFolder
+from l2a_ray.storage.files import as_path, out_of_reach
+from l2a_ray.storage.run import RunFolder
 from l2a_ray.videos.generate import GenerateSettings, generate
 
 STAGES = {
@@ -103,7 +103,7 @@ def _execute(parser: ArgumentParser, parsed: Namespace) -> None:
         reason = "lies in this job's own copy of the working directory, which Ray deletes: name a folder of all nodes"
         raise SettingError("runs", settings.runs, reason)
     # Here, not above: Ray, RLlib and PyTorch take seconds to import, which `--help` need not wait for.
-    from l2a_ray import stages
+    from l2a_ray.pipeline import stages
 
     if "check" in chosen and chosen.check:
         command = "check"

@@ -4,13 +4,20 @@ A message says what went wrong, the likely cause and what to do about it, so tha
 to mend a run. Stages let these pass; ``cli`` prints them without a traceback and exits with status 2.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class L2AError(Exception):
     """Base of all errors that a user can mend."""
 
 
 class SettingError(L2AError):
-    """A setting has a value that cannot work; the message names the field and the value."""
+    """A setting has a value that cannot work; the message names the field and the value.
+
+    A settings dataclass knows the names of its fields and not where it stands: whoever owns it adds the path, by
+    :meth:`under` or :func:`owned_by`.
+    """
 
     def __init__(self, field: str, value: object, reason: str) -> None:
         super().__init__(f"{field}={value!r}: {reason}")
@@ -18,6 +25,19 @@ class SettingError(L2AError):
 
     def __reduce__(self) -> tuple[type, tuple[object, ...]]:
         return type(self), (self.field, self.value, self.reason)
+
+    def under(self, path: str) -> "SettingError":
+        """Return the same complaint of a field of the settings at ``path``, as ``classifier.network``."""
+        return type(self)(f"{path}.{self.field}" if path else self.field, self.value, self.reason)
+
+
+@contextmanager
+def owned_by(path: str) -> Iterator[None]:
+    """Add the path of the settings in use to complaints about their fields."""
+    try:
+        yield
+    except SettingError as error:
+        raise error.under(path) from error.__cause__
 
 
 class DatasetError(L2AError):

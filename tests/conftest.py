@@ -21,7 +21,7 @@ def jhmdb() -> Path:
 def session() -> Iterator[None]:
     """A Ray of two CPUs on this machine, for all tests of a file."""
     ray = pytest.importorskip("ray")
-    from l2a_ray.session import quieten
+    from l2a_ray.runtime.session import quieten
 
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
     quieten()

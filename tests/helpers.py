@@ -11,13 +11,15 @@ from numpy.typing import NDArray
 from envs.pair_selection import PairSelectionEnv
 from envs.settings import EnvSettings
 from envs.trial import ClassifierTrial
-from l2a_ray.classifier.networks import Network, NetworkSettings, build_network
-from l2a_ray.clips.store import FAILED_COLUMNS, INDEX_DTYPES, ClipStore, StoredClip, write_clip, write_index
-from l2a_ray.composite import CompositeSettings
-from l2a_ray.samples import SampleLoader
-from l2a_ray.segment.base import Planes
+from l2a_ray.classifier.network import Network
+from l2a_ray.classifier.settings import NetworkSettings
+from l2a_ray.classifier.zoo import build_network
+from l2a_ray.composites.composite import CompositeSettings
+from l2a_ray.composites.loader import SampleLoader
+from l2a_ray.pairs.vectors import ClipVectors
+from l2a_ray.prepare.segment.base import Planes
+from l2a_ray.prepare.store import FAILED_COLUMNS, INDEX_DTYPES, ClipStore, StoredClip, write_clip, write_index
 from l2a_ray.selector.network import SelectorNetwork
-from l2a_ray.selector.vectors import ClipVectors
 from l2a_ray.videos.generate import GenerateSettings
 
 CLASSES = ("red", "green", "blue")

@@ -9,7 +9,7 @@ import yaml
 from jsonargparse import ArgumentParser
 
 from l2a_ray.cli import STAGES, build_parser, main
-from l2a_ray.config import Settings
+from l2a_ray.config.settings import Settings
 from l2a_ray.selector.rl.settings import SelectorSettings
 from l2a_ray.videos.generate import GenerateSettings
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from l2a_ray.composite import CompositeSettings, composite, foreground_ratio, label_weight, mix_labels, place
+from l2a_ray.composites.composite import CompositeSettings, composite, foreground_ratio, label_weight, mix_labels, place
 from l2a_ray.errors import SettingError
 
 

@@ -13,14 +13,15 @@ import pytest
 import ray
 import yaml
 
-from l2a_ray import nodes
 from l2a_ray.classifier.settings import ClassifierSettings
-from l2a_ray.cluster import Amounts, Phase, check_cluster, demands, growth, shortage
-from l2a_ray.config import Settings
+from l2a_ray.config.settings import Settings
 from l2a_ray.errors import SettingError
-from l2a_ray.segment import SegmentSettings
+from l2a_ray.pipeline.demands import demands
+from l2a_ray.prepare.segment import SegmentSettings
+from l2a_ray.runtime import nodes
+from l2a_ray.runtime.cluster import Amounts, Phase, check_cluster, growth, shortage
+from l2a_ray.runtime.session import ray_session
 from l2a_ray.selector.rl.settings import SelectorSettings
-from l2a_ray.session import ray_session
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:ray.data")
 ROOT = Path(__file__).parents[1]
@@ -163,11 +164,11 @@ def test_a_ray_that_cannot_grow_is_refused(session: None, monkeypatch: pytest.Mo
 def test_where_no_autoscaler_can_be_seen_there_is_a_warning(
     session: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("l2a_ray.cluster.ask_nodes", lambda *_: {})
+    monkeypatch.setattr("l2a_ray.runtime.cluster.ask_nodes", lambda *_: {})
     check_cluster(train(1, 1, 1))
     assert "classifier.gpus_per_worker=1" in caplog.text and "Waiting" in caplog.text
     config = yaml.safe_dump(CLUSTER)
-    monkeypatch.setattr("l2a_ray.cluster.ask_nodes", lambda _, nodes: {nodes[0]["NodeID"]: config})
+    monkeypatch.setattr("l2a_ray.runtime.cluster.ask_nodes", lambda _, nodes: {nodes[0]["NodeID"]: config})
     check_cluster(train(4, 1, 1))
     with pytest.raises(SettingError, match=r"classifier\.gpus_per_worker=2: .* can grow to .* 4 x \(8 CPU and 1 GPU\)"):
         check_cluster(train(1, 1, 2))
@@ -177,7 +178,7 @@ SEVERAL = """
 import sys
 from ray.cluster_utils import Cluster
 from l2a_ray.errors import ClusterError
-from l2a_ray.session import ray_session
+from l2a_ray.runtime.session import ray_session
 import ray
 
 cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})

@@ -11,10 +11,10 @@ import torch
 from numpy.typing import NDArray
 
 from l2a_ray.errors import SettingError, VideoError
-from l2a_ray.segment import SegmentSettings, build_segmenter
-from l2a_ray.segment.base import Found
-from l2a_ray.segment.detect import DetectorSegmenter, DetectSettings, without_specks
-from l2a_ray.segment.maskrcnn import CLASSES, MaskRCNNDetector
+from l2a_ray.prepare.segment import SegmentSettings, build_segmenter
+from l2a_ray.prepare.segment.base import Found
+from l2a_ray.prepare.segment.detect import DetectorSegmenter, DetectSettings, without_specks
+from l2a_ray.prepare.segment.maskrcnn import CLASSES, MaskRCNNDetector
 from l2a_ray.videos.decode import Clip
 
 HEIGHT, WIDTH = 24, 40
@@ -177,7 +177,7 @@ def test_mask_rcnn_gives_boxes_and_masks_in_the_frames_own_pixels(weights: Path)
 
 def test_the_segmenter_of_the_default_kind_runs_mask_rcnn(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     quick = partial(MaskRCNNDetector, min_size=64, max_size=128)
-    monkeypatch.setattr("l2a_ray.segment.maskrcnn.MaskRCNNDetector", quick)
+    monkeypatch.setattr("l2a_ray.prepare.segment.maskrcnn.MaskRCNNDetector", quick)
     settings = SegmentSettings(weights=str(weights), detect=DetectSettings(score=1.0))
     assert len(build_segmenter(settings)(clip(1)).frame_N) == 0
 

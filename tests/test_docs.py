@@ -9,7 +9,7 @@ from typing import Any, get_type_hints
 import pytest
 from test_report import make_whole, numbers
 
-from l2a_ray.config import Settings
+from l2a_ray.config.settings import Settings
 from l2a_ray.videos.generate import GenerateSettings
 
 ROOT = Path(__file__).parents[1]

@@ -23,10 +23,10 @@ from torch import Tensor, nn
 
 from envs.pair_selection import EnvFiles, PairSelectionEnv, moving_average, read_candidates, validation_clips
 from envs.settings import EnvSettings
-from l2a_ray.classifier.networks import save_network
-from l2a_ray.composite import CompositeSettings
+from l2a_ray.classifier.network import save_network
+from l2a_ray.composites.composite import CompositeSettings
+from l2a_ray.composites.loader import Sample, SampleLoader
 from l2a_ray.errors import LeakError, SettingError, StageError
-from l2a_ray.samples import Sample, SampleLoader
 
 B = 6
 HEAD = EnvSettings(pairs=B, steps=3, tune="head", learning_rate=2.0, balance=True)

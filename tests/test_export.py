@@ -13,15 +13,15 @@ from helpers import CLASSES, FRAMES, HEIGHT, WIDTH, small_store
 from numpy.typing import NDArray
 from torchvision.datasets import DatasetFolder
 
-from l2a_ray import stages
-from l2a_ray.clips.store import ClipStore, StoredClip, clip_path, write_clip
-from l2a_ray.composite import CompositeSettings, composite, foreground_ratio, label_weight
-from l2a_ray.config import Settings
+from l2a_ray.composites.composite import CompositeSettings, composite, foreground_ratio, label_weight
+from l2a_ray.composites.loader import Sample, SampleLoader
+from l2a_ray.config.settings import Settings
 from l2a_ray.errors import SettingError, StageError, StorageError
-from l2a_ray.export import ExportSettings, class_folders, write_annotations, write_pair
-from l2a_ray.run import RunFolder
-from l2a_ray.samples import Sample, SampleLoader
-from l2a_ray.segment.base import Planes
+from l2a_ray.outputs.export import ExportSettings, class_folders, write_annotations, write_pair
+from l2a_ray.pipeline import stages
+from l2a_ray.prepare.segment.base import Planes
+from l2a_ray.prepare.store import ClipStore, StoredClip, clip_path, write_clip
+from l2a_ray.storage.run import RunFolder
 from l2a_ray.videos.encode import encode_mp4, playing_rate
 
 # Ray Data warns of its own use of its own deprecated settings.

@@ -14,10 +14,10 @@ import pandas as pd
 import pytest
 import ray
 
-from l2a_ray.clips.prepare import PrepareSettings, prepare
-from l2a_ray.clips.store import ClipStore
-from l2a_ray.segment import SegmentSettings
-from l2a_ray.session import quieten
+from l2a_ray.prepare.job import PrepareSettings, prepare
+from l2a_ray.prepare.segment import SegmentSettings
+from l2a_ray.prepare.store import ClipStore
+from l2a_ray.runtime.session import quieten
 from l2a_ray.videos.catalog import Catalog, DataSettings, read_catalog
 from l2a_ray.videos.decode import DecodeSettings
 from l2a_ray.videos.generate import GenerateSettings, generate

@@ -1,4 +1,4 @@
-"""Tests of l2a_ray.inpaint, of what it fills by, and of how the benchmark judges it."""
+"""Tests of l2a_ray.prepare.inpaint.fill, of what it fills by, and of how the benchmark judges it."""
 
 import runpy
 import warnings
@@ -11,9 +11,9 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from l2a_ray.camera import IDENTITY, alignments
 from l2a_ray.errors import SettingError
-from l2a_ray.inpaint import InpaintSettings, build_inpainter, inpaint, temporal_median
+from l2a_ray.prepare.inpaint.camera import IDENTITY, alignments
+from l2a_ray.prepare.inpaint.fill import InpaintSettings, build_inpainter, inpaint, temporal_median
 
 EXACT = InpaintSettings(dilate=0)
 UNCOMPENSATED = InpaintSettings(dilate=0, compensate=False)

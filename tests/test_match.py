@@ -9,8 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from l2a_ray.errors import DatasetError, LeakError, SettingError
-from l2a_ray.match import PAIR_SCHEMA, Kind, MatchSettings, candidate_pairs, match, nearest_neighbours
-from l2a_ray.names import EmbeddingSettings, embed_names
+from l2a_ray.pairs.match import PAIR_SCHEMA, Kind, MatchSettings, candidate_pairs, match, nearest_neighbours
+from l2a_ray.pairs.names import EmbeddingSettings, embed_names
 
 CLASSES = ("wave_hand", "clap_hands", "climb_stairs")
 Pairs = list[tuple[str, str]]
@@ -164,7 +164,7 @@ def test_match_writes_pairs_and_neighbours(tmp_path: Path) -> None:
 def test_only_the_semantic_kind_needs_an_embedding(
     kind: Kind, pairs: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delattr("l2a_ray.match.embed_names")
+    monkeypatch.delattr("l2a_ray.pairs.match.embed_names")
     match(INDEX, CLASSES, MatchSettings(kind=kind), 0, tmp_path)
     assert not (tmp_path / "neighbours.parquet").exists()
     assert pq.read_metadata(tmp_path / "pairs.parquet").num_rows == pairs

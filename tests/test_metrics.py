@@ -12,11 +12,11 @@ import ray
 from test_prepare import GENERATE, SETTINGS
 from test_samples import make_store
 
-from l2a_ray import metrics
-from l2a_ray.clips.prepare import prepare
-from l2a_ray.composite import CompositeSettings
-from l2a_ray.samples import Sample, SampleLoader
-from l2a_ray.session import ray_session
+from l2a_ray.composites.composite import CompositeSettings
+from l2a_ray.composites.loader import Sample, SampleLoader
+from l2a_ray.prepare.job import prepare
+from l2a_ray.runtime import telemetry as metrics
+from l2a_ray.runtime.session import ray_session
 from l2a_ray.videos.catalog import DataSettings, read_catalog
 from l2a_ray.videos.generate import generate
 

@@ -7,11 +7,11 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from l2a_ray.clips.store import StoredClip
-from l2a_ray.composite import CompositeSettings, composite, label_weight
+from l2a_ray.composites.composite import CompositeSettings, composite, label_weight
+from l2a_ray.composites.mixes import Mixed, mix
 from l2a_ray.errors import SettingError
-from l2a_ray.mixes import Mixed, mix
-from l2a_ray.segment.base import Planes
+from l2a_ray.prepare.segment.base import Planes
+from l2a_ray.prepare.store import StoredClip
 
 FRAMES, HEIGHT, WIDTH = 4, 16, 20
 PASTE = CompositeSettings()

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from l2a_ray.errors import DatasetError, MissingPackageError, SettingError, StorageError
-from l2a_ray.names import EmbeddingSettings, embed_names, readable, unit_rows
+from l2a_ray.pairs.names import EmbeddingSettings, embed_names, readable, unit_rows
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,9 @@ import torchvision.models.video
 from torch import nn
 from torchvision.models import WeightsEnum, get_model, list_models
 
-from l2a_ray.classifier.networks import MEAN, STD, Network, build_network, check_input, load_network, save_network
+from l2a_ray.classifier.network import MEAN, STD, Network, check_input, save_network
 from l2a_ray.classifier.settings import NETWORKS, NetworkSettings
+from l2a_ray.classifier.zoo import build_network, load_network
 from l2a_ray.errors import SettingError, StorageError
 
 SMALL = NetworkSettings(name="small3d", width=4)

@@ -32,15 +32,15 @@ import numpy as np
 import torch
 
 import envs.settings
-import l2a_ray.classifier.networks
+import l2a_ray.classifier.zoo
 import l2a_ray.classifier.step
-import l2a_ray.clips.store
-import l2a_ray.composite
-import l2a_ray.inpaint
-import l2a_ray.match
-import l2a_ray.names
-import l2a_ray.samples
-import l2a_ray.segment
+import l2a_ray.prepare.store
+import l2a_ray.composites.composite
+import l2a_ray.prepare.inpaint.fill
+import l2a_ray.pairs.match
+import l2a_ray.pairs.names
+import l2a_ray.composites.loader
+import l2a_ray.prepare.segment
 import l2a_ray.selector.file
 import l2a_ray.selector.network
 import l2a_ray.selector.scoring
@@ -56,8 +56,9 @@ for tune in ("head", "all"):
     assert info["num_selected"] == 3 and np.isfinite(reward) and reward != 0
 
 clip = problem.store.read(problem.validation[0])
-background = l2a_ray.inpaint.inpaint(clip.frames_THWC, clip.planes.people, l2a_ray.inpaint.InpaintSettings())
-made = l2a_ray.composite.composite(clip.frames_THWC[None], clip.planes.objects[None], background[None])
+fill = l2a_ray.prepare.inpaint.fill
+background = fill.inpaint(clip.frames_THWC, clip.planes.people, fill.InpaintSettings())
+made = l2a_ray.composites.composite.composite(clip.frames_THWC[None], clip.planes.objects[None], background[None])
 assert (made[0] == np.where(clip.planes.objects[..., None], clip.frames_THWC, background)).all()
 
 network = small_network()

@@ -11,13 +11,14 @@ import pytest
 import torch
 from torch import nn
 
-from l2a_ray import openmmlab
-from l2a_ray.classifier.networks import build_network, check_input, load_network, save_network
+from l2a_ray.classifier.network import check_input, save_network
 from l2a_ray.classifier.settings import ClassifierSettings, NetworkSettings
 from l2a_ray.classifier.step import make_optimizer, train_step
+from l2a_ray.classifier.zoo import build_network, load_network
 from l2a_ray.errors import MissingPackageError, SettingError
-from l2a_ray.segment import SegmentSettings
-from l2a_ray.segment.base import Found
+from l2a_ray.prepare.segment import SegmentSettings
+from l2a_ray.prepare.segment.base import Found
+from l2a_ray.runtime import openmmlab
 
 MASK_RCNN = "mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py"
 STEPS = """
@@ -85,7 +86,7 @@ def test_a_missing_package_is_named_with_the_commands(monkeypatch: pytest.Monkey
     with pytest.raises(MissingPackageError, match="make openmmlab"):
         build_network(recognizer("recognition/tsn.py"), 3)
     with pytest.raises(MissingPackageError, match=r"requirements-openmmlab\.lock"):
-        from l2a_ray.segment.mmdet import MMDetDetector
+        from l2a_ray.prepare.segment.mmdet import MMDetDetector
 
         MMDetDetector(MASK_RCNN, None)
 
@@ -115,7 +116,7 @@ def check(found: Found, classes: tuple[str, ...]) -> None:
 def test_mask_rcnn_gives_the_objects_of_each_frame(write: Write) -> None:
     from mmdet.datasets import CocoDataset
 
-    from l2a_ray.segment.mmdet import MMDetDetector
+    from l2a_ray.prepare.segment.mmdet import MMDetDetector
 
     torch.manual_seed(0)
     detector = MMDetDetector(write(SMALL_RCNN), None, "cpu")
@@ -135,7 +136,7 @@ def test_mask_rcnn_gives_the_objects_of_each_frame(write: Write) -> None:
 
 @pytest.mark.usefixtures("mm")
 def test_nothing_found_is_no_object(write: Write) -> None:
-    from l2a_ray.segment.mmdet import MMDetDetector
+    from l2a_ray.prepare.segment.mmdet import MMDetDetector
 
     # With random weights no pixel is surer than 0.1. SOLO's labels are floats where there are none.
     solo = "model = dict(backbone=dict(depth=18), neck=dict(in_channels=[64, 128, 256, 512]))"
@@ -147,7 +148,7 @@ def test_nothing_found_is_no_object(write: Write) -> None:
 
 @pytest.mark.usefixtures("mm")
 def test_frames_reach_the_model_as_rgb(write: Write) -> None:
-    from l2a_ray.segment.mmdet import MMDetDetector
+    from l2a_ray.prepare.segment.mmdet import MMDetDetector
 
     detector = MMDetDetector(write(SMALL_RCNN), None, "cpu")
     seen: list[torch.Tensor] = []
@@ -161,7 +162,7 @@ def test_frames_reach_the_model_as_rgb(write: Write) -> None:
 def test_a_checkpoint_brings_weights_and_classes(write: Write, tmp_path: Path) -> None:
     from mmengine.logging import HistoryBuffer
 
-    from l2a_ray.segment.mmdet import MMDetDetector
+    from l2a_ray.prepare.segment.mmdet import MMDetDetector
 
     config, path = write(SMALL_RCNN), str(tmp_path / "epoch_1.pth")
     torch.manual_seed(0)
@@ -187,7 +188,7 @@ class _Reaching:
 
 @pytest.mark.usefixtures("mm")
 def test_unfit_checkpoints_are_refused(write: Write, tmp_path: Path) -> None:
-    from l2a_ray.segment.mmdet import MMDetDetector
+    from l2a_ray.prepare.segment.mmdet import MMDetDetector
 
     config, path = write(SMALL_RCNN), tmp_path / "weights.pth"
     for content, reason in [
@@ -207,7 +208,7 @@ def test_unfit_checkpoints_are_refused(write: Write, tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("mm")
 def test_unfit_detector_configs_are_refused(write: Write) -> None:
-    from l2a_ray.segment.mmdet import MMDetDetector
+    from l2a_ray.prepare.segment.mmdet import MMDetDetector
 
     boxes_only = f'_base_ = "mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py"\n{STEPS}'
     for text, reason in [(boxes_only, "finds no masks of single objects"), ("1 / 0", "ZeroDivisionError"),

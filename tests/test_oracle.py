@@ -7,7 +7,7 @@ from helpers import Problem, small_network, small_problem
 
 from envs.oracle import one_step_gains
 from envs.settings import EnvSettings
-from l2a_ray.samples import Sample
+from l2a_ray.composites.loader import Sample
 
 HEAD = EnvSettings(tune="head", learning_rate=2.0)
 

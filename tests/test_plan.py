@@ -9,11 +9,11 @@ import pandas as pd
 import pytest
 
 from l2a_ray.classifier.settings import ClassifierSettings, NetworkSettings
-from l2a_ray.config import Settings
+from l2a_ray.config.settings import Settings
 from l2a_ray.errors import SettingError
-from l2a_ray.match import Kind, MatchSettings, candidate_pairs
-from l2a_ray.plan import Costs, PlanSettings, count_pairs, estimate
-from l2a_ray.segment import SegmentSettings
+from l2a_ray.pairs.match import Kind, MatchSettings, candidate_pairs
+from l2a_ray.planning.plan import Costs, PlanSettings, count_pairs, estimate
+from l2a_ray.prepare.segment import SegmentSettings
 from l2a_ray.selector.rl.settings import SelectorSettings
 from l2a_ray.videos.catalog import Catalog, DataSettings, Video
 from l2a_ray.videos.decode import DecodeSettings
@@ -86,7 +86,7 @@ def test_impossible_settings_are_refused(name: str, value: int) -> None:
 @pytest.mark.ray
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:ray", "ignore:.*Overriding environment:UserWarning")
 def test_plan_measures_and_writes(tmp_path: Path) -> None:
-    from l2a_ray import stages
+    from l2a_ray.pipeline import stages
 
     generate(tmp_path / "videos", GenerateSettings(width=48, height=40, frames=8, train_per_class=3), 0)
     (tmp_path / "videos" / "train" / "kick" / "empty.mp4").touch()

@@ -12,8 +12,13 @@ import pytest
 from numpy.typing import NDArray
 from test_decode import gray, noise, write_video
 
-from l2a_ray.clips.prepare import PrepareSettings, prepare, prepare_or_fail
-from l2a_ray.clips.store import (
+from l2a_ray.errors import DatasetError, SettingError, StageError, StorageError
+from l2a_ray.prepare.inpaint.fill import InpaintSettings, build_inpainter
+from l2a_ray.prepare.job import PrepareSettings, prepare, prepare_or_fail
+from l2a_ray.prepare.segment import SegmentSettings
+from l2a_ray.prepare.segment.base import Instances, people
+from l2a_ray.prepare.segment.motion import MotionSegmenter, MotionSettings
+from l2a_ray.prepare.store import (
     FAILED_COLUMNS,
     INDEX_DTYPES,
     NO_BACKGROUND,
@@ -22,11 +27,6 @@ from l2a_ray.clips.store import (
     clip_path,
     write_index,
 )
-from l2a_ray.errors import DatasetError, SettingError, StageError, StorageError
-from l2a_ray.inpaint import InpaintSettings, build_inpainter
-from l2a_ray.segment import SegmentSettings
-from l2a_ray.segment.base import Instances, people
-from l2a_ray.segment.motion import MotionSegmenter, MotionSettings
 from l2a_ray.videos.catalog import Catalog, DataSettings, Video, read_catalog
 from l2a_ray.videos.decode import Clip, DecodeSettings
 from l2a_ray.videos.generate import GenerateSettings, generate

@@ -12,15 +12,15 @@ import pandas as pd
 import pytest
 from helpers import CLASSES, FRAMES, HEIGHT, WIDTH, small_store
 
-from l2a_ray import stages
-from l2a_ray.clips.store import ClipStore, clip_path
-from l2a_ray.composite import CompositeSettings
-from l2a_ray.config import Settings
+from l2a_ray.composites.composite import CompositeSettings
+from l2a_ray.composites.loader import SampleLoader
+from l2a_ray.config.settings import Settings
 from l2a_ray.errors import SettingError, StageError, StorageError
-from l2a_ray.preview import BAR, GAP, GREY, PreviewSettings, choose, side_by_side
-from l2a_ray.report.sheets import view_pair
-from l2a_ray.run import RunFolder
-from l2a_ray.samples import SampleLoader
+from l2a_ray.outputs.preview import BAR, GAP, GREY, PreviewSettings, choose, side_by_side
+from l2a_ray.outputs.report.sheets import view_pair
+from l2a_ray.pipeline import stages
+from l2a_ray.prepare.store import ClipStore, clip_path
+from l2a_ray.storage.run import RunFolder
 
 SCALE = 8  # 200 // 24: whole pixels
 

@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
-from l2a_ray import progress
-from l2a_ray.progress import Bar
+from l2a_ray.runtime import progress
+from l2a_ray.runtime.progress import Bar
 
 
 class Terminal(io.StringIO):

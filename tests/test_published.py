@@ -12,13 +12,13 @@ from test_decode import noise, write_video
 from test_report import make_store, make_whole
 
 from l2a_ray.cli import main
-from l2a_ray.clips import prepare as preparation
-from l2a_ray.clips.prepare import PrepareSettings
-from l2a_ray.clips.store import ClipStore
-from l2a_ray.config import Settings
+from l2a_ray.config.settings import Settings
 from l2a_ray.errors import DatasetError, SettingError
-from l2a_ray.report.tables import read_run, summarise
-from l2a_ray.stages import prepare
+from l2a_ray.outputs.report.tables import read_run, summarise
+from l2a_ray.pipeline.stages import prepare
+from l2a_ray.prepare import job as preparation
+from l2a_ray.prepare.job import PrepareSettings
+from l2a_ray.prepare.store import ClipStore
 from l2a_ray.videos.catalog import Catalog, DataSettings
 from l2a_ray.videos.published import SETS, ListedClip, find_clips, kinetics_id, list_files, read_list
 
@@ -261,7 +261,7 @@ def test_prepare_names_what_is_missing_and_the_report_the_share(
         return store
 
     monkeypatch.setattr(preparation, "prepare", nothing)
-    monkeypatch.setattr("l2a_ray.session.ray_session", lambda wanted: nullcontext())
+    monkeypatch.setattr("l2a_ray.runtime.session.ray_session", lambda wanted: nullcontext())
     data = DataSettings(root=str(tmp_path / "videos"), layout="hmdb51")
     prepare(Settings(name="a", runs=str(tmp_path), data=data))
     missing = pd.read_parquet(tmp_path / "a/missing.parquet")

@@ -23,11 +23,11 @@ from ray.tune.registry import register_env
 
 from envs.pair_selection import EnvFiles
 from envs.settings import EnvSettings
-from l2a_ray.classifier.networks import save_network
+from l2a_ray.classifier.network import save_network
 from l2a_ray.classifier.settings import ClassifierSettings
-from l2a_ray.composite import CompositeSettings
+from l2a_ray.composites.composite import CompositeSettings
 from l2a_ray.errors import SettingError, StageError
-from l2a_ray.names import EmbeddingSettings
+from l2a_ray.pairs.names import EmbeddingSettings
 from l2a_ray.selector.network import SelectorNetwork
 from l2a_ray.selector.rl import training
 from l2a_ray.selector.rl.distribution import IndependentBernoulli

@@ -7,15 +7,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from l2a_ray.clips.store import FAILED_COLUMNS, INDEX_DTYPES, ClipStore, StoredClip, write_clip, write_index
-from l2a_ray.composite import CompositeSettings
+from l2a_ray.composites.composite import CompositeSettings
 from l2a_ray.errors import StageError
-from l2a_ray.report import write_report
-from l2a_ray.report.page import verdict
-from l2a_ray.report.sheets import draw_sheet
-from l2a_ray.report.tables import Json, compare, read_run, spread, summarise
-from l2a_ray.report.truth import auc, auc_by_class, mark_wrong
-from l2a_ray.segment.base import Planes
+from l2a_ray.outputs.report import write_report
+from l2a_ray.outputs.report.page import verdict
+from l2a_ray.outputs.report.sheets import draw_sheet
+from l2a_ray.outputs.report.tables import Json, compare, read_run, spread, summarise
+from l2a_ray.outputs.report.truth import auc, auc_by_class, mark_wrong
+from l2a_ray.prepare.segment.base import Planes
+from l2a_ray.prepare.store import FAILED_COLUMNS, INDEX_DTYPES, ClipStore, StoredClip, write_clip, write_index
 
 CLASSES = ("jump", "wave $x$ & <b>", "run")
 ODD = 'a"<b>.mp4'

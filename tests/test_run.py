@@ -10,13 +10,13 @@ import pytest
 import yaml
 
 from l2a_ray.classifier.settings import ClassifierSettings
-from l2a_ray.config import Settings
+from l2a_ray.config.settings import Settings
 from l2a_ray.errors import ClusterError, SettingError, StageError, StorageError
-from l2a_ray.files import AnyPath
-from l2a_ray.run import NEUTRAL, RunFolder, flatten
+from l2a_ray.runtime.session import ray_session
 from l2a_ray.selector.rl.settings import SelectorSettings
 from l2a_ray.selector.selection import SelectSettings
-from l2a_ray.session import ray_session
+from l2a_ray.storage.files import AnyPath
+from l2a_ray.storage.run import NEUTRAL, RunFolder, flatten
 from l2a_ray.videos.catalog import DataSettings
 from l2a_ray.videos.decode import DecodeSettings
 
@@ -79,7 +79,8 @@ def test_changed_setting_is_refused_by_name(tmp_path: Path, stops: int, changed:
 
 
 def test_a_folder_that_is_held_is_refused_and_its_holder_named(tmp_path: Path) -> None:
-    code = "import sys, pathlib; from l2a_ray.run import RunFolder\nwith RunFolder(pathlib.Path(sys.argv[1]), {}, 0)"
+    code = "import sys, pathlib; from l2a_ray.storage.run import RunFolder\n"
+    code += "with RunFolder(pathlib.Path(sys.argv[1]), {}, 0)"
     code += ".held():\n print('held', flush=True); sys.stdin.read()"
     run = RunFolder(tmp_path / "a", {}, 0)
     with subprocess.Popen(

@@ -6,11 +6,12 @@ import pandas as pd
 import pytest
 from numpy.typing import NDArray
 
-from l2a_ray.clips.store import FAILED_COLUMNS, INDEX_DTYPES, ClipStore, StoredClip, write_clip, write_index
-from l2a_ray.composite import CompositeSettings
+from l2a_ray.composites.composite import CompositeSettings
+from l2a_ray.composites.loader import Sample, SampleLoader, crop_and_flip
+from l2a_ray.composites.schedule import BatchPlan, stack
 from l2a_ray.errors import SettingError
-from l2a_ray.samples import BatchPlan, Sample, SampleLoader, crop_and_flip, stack
-from l2a_ray.segment.base import Planes
+from l2a_ray.prepare.segment.base import Planes
+from l2a_ray.prepare.store import FAILED_COLUMNS, INDEX_DTYPES, ClipStore, StoredClip, write_clip, write_index
 
 CLASSES = ("red", "green", "blue")
 FRAMES, SIZE = 4, 32

@@ -1,4 +1,4 @@
-"""Tests of l2a_ray.segment."""
+"""Tests of l2a_ray.prepare.segment."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -9,9 +9,9 @@ import pytest
 from numpy.typing import NDArray
 
 from l2a_ray.errors import DatasetError, SettingError, VideoError
-from l2a_ray.segment import SegmentSettings, build_segmenter
-from l2a_ray.segment.base import people
-from l2a_ray.segment.motion import MotionSettings
+from l2a_ray.prepare.segment import SegmentSettings, build_segmenter
+from l2a_ray.prepare.segment.base import people
+from l2a_ray.prepare.segment.motion import MotionSettings
 from l2a_ray.videos.decode import Clip, DecodeSettings, decode
 
 MOTION = build_segmenter(SegmentSettings(kind="motion"))

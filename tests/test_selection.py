@@ -15,7 +15,8 @@ from helpers import selector_network, some_clips
 from scipy.stats import kstest
 
 from l2a_ray.errors import SelectorFileError, SettingError, StageError
-from l2a_ray.selector.network import SelectorNetwork, pair_observation
+from l2a_ray.pairs.vectors import ClipVectors, pair_observation
+from l2a_ray.selector.network import SelectorNetwork
 from l2a_ray.selector.scoring import (
     Floats,
     PairScorer,
@@ -30,7 +31,6 @@ from l2a_ray.selector.scoring import (
 )
 from l2a_ray.selector.selection import SelectSettings, select
 from l2a_ray.selector.tally import BINS, Batch, Tally, TopK, tally_pairs
-from l2a_ray.selector.vectors import ClipVectors
 
 RAYS_OWN = r"ignore::DeprecationWarning:ray\..*"
 

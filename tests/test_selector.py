@@ -12,15 +12,16 @@ from helpers import selector_network, some_clips
 from numpy.typing import NDArray
 from torch import nn
 
-from l2a_ray.classifier.networks import NetworkSettings, build_network
+from l2a_ray.classifier.settings import NetworkSettings
+from l2a_ray.classifier.zoo import build_network
 from l2a_ray.errors import SelectorFileError, SettingError
-from l2a_ray.names import EmbeddingSettings
+from l2a_ray.pairs.names import EmbeddingSettings
+from l2a_ray.pairs.vectors import class_agreement, label_vectors, pair_observation
 from l2a_ray.selector.file import METADATA, WEIGHTS, Selector, check_classes, hash_weights, load_selector, save_selector
-from l2a_ray.selector.network import SelectorNetwork, label_vectors, pair_observation
+from l2a_ray.selector.network import SelectorNetwork
 from l2a_ray.selector.scoring import (
     score_pairs,
 )
-from l2a_ray.selector.vectors import class_agreement
 
 CLASSES = ("brush hair", "catch", "clap")
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from l2a_ray.classifier.networks import Network, build_network
+from l2a_ray.classifier.network import Network
 from l2a_ray.classifier.settings import ClassifierSettings, NetworkSettings
 from l2a_ray.classifier.step import (
     cosine_rate,
@@ -18,6 +18,7 @@ from l2a_ray.classifier.step import (
     train_step,
     training_state,
 )
+from l2a_ray.classifier.zoo import build_network
 from l2a_ray.errors import SettingError
 
 SETTINGS = ClassifierSettings(network=NetworkSettings(name="small3d", width=4), learning_rate=0.05)

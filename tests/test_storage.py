@@ -18,8 +18,8 @@ import safetensors.numpy
 from helpers import SMALL_RUN, SMALL_VIDEOS
 
 from l2a_ray.errors import MissingPackageError, StageError, StorageError
-from l2a_ray.files import as_path, header_metadata, open_file, read_bytes, remove_folder, write_bytes
-from l2a_ray.lock import hold
+from l2a_ray.storage.files import as_path, header_metadata, open_file, read_bytes, remove_folder, write_bytes
+from l2a_ray.storage.lock import hold
 from l2a_ray.videos.generate import generate
 
 BUCKET = "s3://bucket"
@@ -211,7 +211,7 @@ def test_metadata_are_read_without_the_tensors(tmp_path: Path, kept: float) -> N
 
 
 def test_folder_in_a_store_is_one_holders_at_a_time(store: s3fs.S3FileSystem, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("l2a_ray.lock.BEAT", 0.2)
+    monkeypatch.setattr("l2a_ray.storage.lock.BEAT", 0.2)
     folder = as_path(f"{BUCKET}/runs/a")
     with (
         hold(folder),

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from helpers import CLASSES, noise_clip, small_store
 
-from l2a_ray.clips.store import PLANES, CachedClipStore, ClipStore, clip_path, pack, read_metadata, unpack, write_clip
 from l2a_ray.errors import StageError, StorageError
+from l2a_ray.prepare.store import PLANES, CachedClipStore, ClipStore, clip_path, pack, read_metadata, unpack, write_clip
 
 
 @pytest.mark.parametrize("width", [1, 7, 8, 9, 17, 24])

@@ -6,7 +6,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from l2a_ray.errors import SettingError
-from l2a_ray.tracking import Tracker, TrackingSettings
+from l2a_ray.runtime.tracking import Tracker, TrackingSettings
 
 
 def read(folder: Path) -> list[tuple[int, float]]:
@@ -31,6 +31,6 @@ def test_tensorboard_reads_what_was_sent_and_a_resumed_run_supersedes(tmp_path: 
 def test_a_listener_that_is_not_installed_is_refused_before_any_work(
     package: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("l2a_ray.tracking.find_spec", lambda name: None)
+    monkeypatch.setattr("l2a_ray.runtime.tracking.find_spec", lambda name: None)
     with pytest.raises(SettingError, match=rf"tracking\.{package}='there'.*pip install {package}"):
         TrackingSettings(**{package: "there"})

@@ -18,13 +18,15 @@ from test_samples import make_store
 
 from l2a_ray.classifier.evaluation import evaluate, extract_features, score
 from l2a_ray.classifier.feed import Source, feed
-from l2a_ray.classifier.networks import build_network, load_network, save_network
+from l2a_ray.classifier.network import save_network
 from l2a_ray.classifier.settings import ClassifierSettings, NetworkSettings
 from l2a_ray.classifier.training import TrainingRun, train_classifiers
-from l2a_ray.clips.store import ClipStore, clip_path
-from l2a_ray.composite import CompositeSettings
+from l2a_ray.classifier.zoo import build_network, load_network
+from l2a_ray.composites.composite import CompositeSettings
+from l2a_ray.composites.loader import SampleLoader
+from l2a_ray.composites.schedule import BatchPlan, stack
 from l2a_ray.errors import LeakError, SettingError, StageError, StorageError
-from l2a_ray.samples import BatchPlan, SampleLoader, stack
+from l2a_ray.prepare.store import ClipStore, clip_path
 
 # Ray Data warns of its own use of its own deprecated settings.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:ray.data")

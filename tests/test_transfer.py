@@ -10,15 +10,16 @@ import torch
 from helpers import CROP, NETWORK, small_network, small_store
 
 from l2a_ray.cli import main
-from l2a_ray.clips.store import ClipStore, write_index
 from l2a_ray.errors import SelectorFileError
-from l2a_ray.names import EmbeddingSettings
+from l2a_ray.pairs.names import EmbeddingSettings
+from l2a_ray.pairs.vectors import class_agreement, label_vectors
+from l2a_ray.prepare.store import ClipStore, write_index
+from l2a_ray.runtime.session import ray_session
+from l2a_ray.selector.describe import describe_for
 from l2a_ray.selector.file import Selector, load_selector, save_selector
-from l2a_ray.selector.network import SelectorNetwork, label_vectors
+from l2a_ray.selector.network import SelectorNetwork
 from l2a_ray.selector.scoring import pair_scorer, score_pairs
 from l2a_ray.selector.selection import SelectSettings, select
-from l2a_ray.selector.vectors import class_agreement, describe_for
-from l2a_ray.session import ray_session
 
 TRAINED = ("run", "jump")
 

@@ -10,15 +10,16 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from l2a_ray.classifier.networks import Network, load_network
+from l2a_ray.classifier.network import Network
 from l2a_ray.classifier.settings import ClassifierSettings
 from l2a_ray.classifier.step import predict
-from l2a_ray.clips.store import ClipStore
-from l2a_ray.composite import CompositeSettings
+from l2a_ray.classifier.zoo import load_network
+from l2a_ray.composites.composite import CompositeSettings
+from l2a_ray.composites.loader import Sample, SampleLoader
 from l2a_ray.errors import StageError
-from l2a_ray.files import AnyPath, write_bytes
-from l2a_ray.progress import Bar
-from l2a_ray.samples import Sample, SampleLoader
+from l2a_ray.prepare.store import ClipStore
+from l2a_ray.runtime.progress import Bar
+from l2a_ray.storage.files import AnyPath, write_bytes
 
 BATCH = 32  # clips in memory at a time
 

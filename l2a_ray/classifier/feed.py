@@ -14,10 +14,11 @@ import ray
 import ray.data
 from numpy.typing import NDArray
 
-from l2a_ray.clips.store import ClipStore
-from l2a_ray.composite import CompositeSettings
-from l2a_ray.samples import BatchPlan, SampleLoader, stack
-from l2a_ray.session import quieten
+from l2a_ray.composites.composite import CompositeSettings
+from l2a_ray.composites.loader import SampleLoader
+from l2a_ray.composites.schedule import BatchPlan, stack
+from l2a_ray.prepare.store import ClipStore
+from l2a_ray.runtime.session import quieten
 
 STEPS_PER_BLOCK = 16  # a task's work: long against the 0.1 s until the next one, short against what is prefetched
 STEPS_PER_EXECUTION = 4096  # Ray Data plans all tasks of an execution at once; to start one takes 0.3 to 1 s

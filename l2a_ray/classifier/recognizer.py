@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from l2a_ray import openmmlab
-from l2a_ray.classifier.networks import Network
+from l2a_ray.classifier.network import Network
 from l2a_ray.errors import SettingError
+from l2a_ray.runtime import openmmlab
 
 CONFIG = "classifier.network.config"
 

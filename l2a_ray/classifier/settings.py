@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass, field, replace
 
 from l2a_ray.errors import SettingError
-from l2a_ray.files import absolute_name
+from l2a_ray.storage.files import absolute_name
 
 SMALL = "small3d"
 # Listed here so that settings are checked without importing torchvision, which takes seconds.

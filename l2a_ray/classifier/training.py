@@ -17,17 +17,18 @@ from pyarrow.fs import FSSpecHandler, PyFileSystem
 from ray.util.queue import Queue
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from l2a_ray.classifier.networks import build_network, check_input
+from l2a_ray.classifier.network import check_input
 from l2a_ray.classifier.settings import ClassifierSettings as ClassifierSettings
 from l2a_ray.classifier.worker import MODEL, Job, make_plan, train_all
 from l2a_ray.classifier.worker import TrainingRun as TrainingRun
-from l2a_ray.clips.store import ClipStore
-from l2a_ray.composite import CompositeSettings
+from l2a_ray.classifier.zoo import build_network
+from l2a_ray.composites.composite import CompositeSettings
+from l2a_ray.composites.loader import Sample, SampleLoader
 from l2a_ray.errors import L2AError
-from l2a_ray.files import AnyPath, as_path, remove_folder
-from l2a_ray.progress import Bar
-from l2a_ray.samples import Sample, SampleLoader
-from l2a_ray.session import raise_cause
+from l2a_ray.prepare.store import ClipStore
+from l2a_ray.runtime.progress import Bar
+from l2a_ray.runtime.session import raise_cause
+from l2a_ray.storage.files import AnyPath, as_path, remove_folder
 
 
 def train_classifiers(

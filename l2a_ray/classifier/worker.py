@@ -26,7 +26,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from l2a_ray.classifier.feed import Source, feed
-from l2a_ray.classifier.networks import build_network, save_network
+from l2a_ray.classifier.network import save_network
 from l2a_ray.classifier.settings import ClassifierSettings
 from l2a_ray.classifier.step import (
     cosine_rate,
@@ -37,13 +37,14 @@ from l2a_ray.classifier.step import (
     training_state,
 )
 from l2a_ray.classifier.synchronous import synchronise
-from l2a_ray.clips.store import ClipStore
-from l2a_ray.composite import CompositeSettings
+from l2a_ray.classifier.zoo import build_network
+from l2a_ray.composites.composite import CompositeSettings
+from l2a_ray.composites.schedule import BatchPlan
 from l2a_ray.errors import L2AError, LeakError, SettingError, StageError, StorageError
-from l2a_ray.files import AnyPath, as_path, header_metadata, read_bytes, read_table, write_bytes
-from l2a_ray.metrics import count, show
-from l2a_ray.samples import BatchPlan
-from l2a_ray.session import raise_cause
+from l2a_ray.prepare.store import ClipStore
+from l2a_ray.runtime.session import raise_cause
+from l2a_ray.runtime.telemetry import count, show
+from l2a_ray.storage.files import AnyPath, as_path, header_metadata, read_bytes, read_table, write_bytes
 
 MODEL, HISTORY, CHECKPOINT = "model.safetensors", "history.parquet", "checkpoint.safetensors"
 

@@ -14,11 +14,12 @@ import safetensors.torch
 import torch
 from safetensors import SafetensorError
 
-from l2a_ray.classifier.networks import NetworkSettings
+from l2a_ray.classifier.settings import NetworkSettings
 from l2a_ray.errors import L2AError, SelectorFileError
-from l2a_ray.files import AnyPath, read_bytes, write_bytes, write_json
-from l2a_ray.names import EmbeddingSettings
-from l2a_ray.selector.network import LabelEncoding, SelectorNetwork
+from l2a_ray.pairs.names import EmbeddingSettings
+from l2a_ray.pairs.vectors import LabelEncoding
+from l2a_ray.selector.network import SelectorNetwork
+from l2a_ray.storage.files import AnyPath, read_bytes, write_bytes, write_json
 
 VERSION = 1
 WEIGHTS = "selector.safetensors"

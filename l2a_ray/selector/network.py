@@ -5,7 +5,6 @@ Pure PyTorch. Axes: B pairs, N clips, F features, L label size, V = F + L one cl
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Literal
 
 import numpy as np
 import torch
@@ -14,9 +13,6 @@ from torch import nn
 from torch.nn import functional
 
 from l2a_ray.errors import SettingError
-from l2a_ray.names import EmbeddingSettings, embed_names
-
-LabelEncoding = Literal["one_hot", "name"]
 
 SMALLEST_STD = 1e-6
 
@@ -105,24 +101,3 @@ class SelectorNetwork(nn.Module):
     def _scaled(self, clips_NV: torch.Tensor) -> torch.Tensor:
         features, labels = clips_NV[..., : self.feature_size], clips_NV[..., self.feature_size :]
         return torch.cat([(features - self.feature_mean_F) / self.feature_scale_F, labels], dim=-1)
-
-
-def pair_observation(
-    clip_vectors_NV: NDArray[np.float32], foreground_B: NDArray[np.int64], background_B: NDArray[np.int64]
-) -> NDArray[np.float32]:
-    """Build what the network sees of pairs: rows of clip vectors -> (B, 2V), the foreground's values first."""
-    return np.concatenate([clip_vectors_NV[foreground_B], clip_vectors_NV[background_B]], axis=1)
-
-
-def label_vectors(classes: Sequence[str], encoding: LabelEncoding, embedding: EmbeddingSettings) -> NDArray[np.float32]:
-    """Return a vector for every class: one-hot, or the sentence embedding of its name.
-
-    Only name embeddings let a Selector score pairs of other classes than it was trained on (ours; the paper's Table 3,
-    "+Pre-training", needs it).
-
-    Returns:
-        float32 of shape (classes, L): an identity matrix, or unit rows.
-    """
-    if encoding == "one_hot":
-        return np.eye(len(classes), dtype=np.float32)
-    return embed_names(classes, embedding)

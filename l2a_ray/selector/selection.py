@@ -8,9 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from l2a_ray.errors import SettingError, StageError
-from l2a_ray.files import AnyPath
-from l2a_ray.progress import Bar
-from l2a_ray.selector.pair_table import (
+from l2a_ray.pairs.table import (
     ENDS,
     LABEL,
     check_clips,
@@ -21,9 +19,11 @@ from l2a_ray.selector.pair_table import (
     rows_of,
     spans,
 )
+from l2a_ray.pairs.vectors import ClipVectors
+from l2a_ray.runtime.progress import Bar
 from l2a_ray.selector.scoring import PairScorer, Rows, Scorer, make_screen, worth_screening
 from l2a_ray.selector.tally import Batch, tally_pairs
-from l2a_ray.selector.vectors import ClipVectors
+from l2a_ray.storage.files import AnyPath
 
 SAMPLE = 1024
 """Pairs on which the error of the screen is measured."""
@@ -98,7 +98,7 @@ def _stream(pairs_path: AnyPath, clips: ClipVectors, scorer: Scorer, rows_R: Row
     """Score the row groups in parallel; yields logits, row numbers and foreground labels, in the table's order."""
     import ray.data  # here, because the rest of this module serves machines without Ray
 
-    from l2a_ray.session import quieten
+    from l2a_ray.runtime.session import quieten
 
     quieten()
     shared = ray.put((scorer, clips, rows_R))

@@ -10,9 +10,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from l2a_ray.files import AnyPath, write_json
-from l2a_ray.selector.pair_table import read_pairs, write_table
+from l2a_ray.pairs.table import read_pairs, write_table
 from l2a_ray.selector.scoring import BATCH, Floats, Rows, Scorer, Screen, omega
+from l2a_ray.storage.files import AnyPath, write_json
 
 WORST = 12
 BINS = 50

@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 
 from l2a_ray.errors import DatasetError, SettingError
-from l2a_ray.files import AnyPath, as_path, read_bytes
+from l2a_ray.storage.files import AnyPath, as_path, read_bytes
 from l2a_ray.videos.layouts import LAYOUTS, Found, Listing, Part
 from l2a_ray.videos.published import DEPTH, SETS, ListedClip
 from l2a_ray.videos.splits import draw_groups, shared_sources

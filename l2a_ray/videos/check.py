@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from l2a_ray.errors import VideoError
-from l2a_ray.progress import Bar
+from l2a_ray.runtime.progress import Bar
 from l2a_ray.videos.catalog import Catalog, Video
 from l2a_ray.videos.decode import Header, read_header
 

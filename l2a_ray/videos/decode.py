@@ -17,7 +17,7 @@ from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from l2a_ray.errors import SettingError, VideoError
-from l2a_ray.files import as_path, open_file, read_bytes
+from l2a_ray.storage.files import as_path, open_file, read_bytes
 
 MIN_SIDE = 16  # pixels; a narrower picture shows no action
 MAX_ASPECT = 10  # long side over short side; a longer strip would fill the memory once its short side is resized

@@ -19,7 +19,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from l2a_ray.errors import SettingError, StageError, StorageError
-from l2a_ray.progress import Bar
+from l2a_ray.runtime.progress import Bar
 
 ACTIONS = ("wave_hand", "clap_hands", "jump", "squat", "walk", "kick")
 SCENES = ("stripes", "checks", "bricks", "waves", "clouds", "dots")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from l2a_ray.errors import DatasetError
-from l2a_ray.files import AnyPath, read_bytes
+from l2a_ray.storage.files import AnyPath, read_bytes
 from l2a_ray.videos.published import SETS, ListedClip, find_clips, find_kinetics_train, list_files, read_list
 
 Part = Literal["train", "val", "test"]

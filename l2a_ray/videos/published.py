@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 import pandas as pd
 
 from l2a_ray.errors import DatasetError
-from l2a_ray.files import AnyPath, read_bytes
+from l2a_ray.storage.files import AnyPath, read_bytes
 
 DEPTH = 2
 """Folders between the root and a video, as in train/<class>/. Deeper lie frames, which take long to list."""

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from l2a_ray.errors import SettingError
-from l2a_ray.selector.network import LabelEncoding
+from l2a_ray.pairs.vectors import LabelEncoding
 
 ALGORITHMS = ("REINFORCE", "PPO", "APPO", "IMPALA")
 RANDOM = "random"

@@ -22,23 +22,24 @@ from ray.rllib.utils.metrics import ENV_RUNNER_RESULTS
 
 from envs.pair_selection import EnvFiles, read_candidates
 from envs.settings import EnvSettings
-from l2a_ray.classifier.networks import load_network
 from l2a_ray.classifier.training import ClassifierSettings, TrainingRun, train_classifiers
-from l2a_ray.clips.store import ClipStore
-from l2a_ray.composite import CompositeSettings
-from l2a_ray.config import Settings
+from l2a_ray.classifier.zoo import load_network
+from l2a_ray.composites.composite import CompositeSettings
+from l2a_ray.config.settings import Settings
 from l2a_ray.errors import SettingError, StageError
-from l2a_ray.files import AnyPath, read_bytes, write_bytes
-from l2a_ray.metrics import count, show
-from l2a_ray.names import EmbeddingSettings
-from l2a_ray.progress import Bar
+from l2a_ray.pairs.names import EmbeddingSettings
+from l2a_ray.pairs.vectors import ClipVectors, label_vectors
+from l2a_ray.prepare.store import ClipStore
+from l2a_ray.runtime.progress import Bar
+from l2a_ray.runtime.telemetry import count, show
+from l2a_ray.runtime.tracking import Tracker, TrackingSettings
+from l2a_ray.selector.describe import describe_clips
 from l2a_ray.selector.file import Selector, save_selector
-from l2a_ray.selector.network import SelectorNetwork, label_vectors
+from l2a_ray.selector.network import SelectorNetwork
 from l2a_ray.selector.rl.registry import build_config
 from l2a_ray.selector.rl.runner import STEPS, SelectionRunner
 from l2a_ray.selector.rl.settings import SelectorSettings
-from l2a_ray.selector.vectors import ClipVectors, describe_clips
-from l2a_ray.tracking import Tracker, TrackingSettings
+from l2a_ray.storage.files import AnyPath, read_bytes, write_bytes
 
 logger = logging.getLogger(__name__)
 CHECKPOINT = "checkpoint.tar"

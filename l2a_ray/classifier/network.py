@@ -1,0 +1,93 @@
+"""What every network that learns actions is: a backbone and a linear head over its features.
+
+Axes: B clips in a batch, T time, H height, W width, C channel, F features, L classes.
+"""
+
+from collections.abc import Sequence
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from l2a_ray.errors import SettingError
+from l2a_ray.storage.files import AnyPath, write_bytes
+
+# Kinetics-400, RGB in [0, 1]: torchvision.transforms._presets.VideoClassification.
+MEAN = (0.43216, 0.394666, 0.37645)
+STD = (0.22803, 0.22145, 0.216989)
+
+
+class Network(nn.Module):
+    """A backbone and a linear head; takes uint8 clips as they are stored.
+
+    Args:
+        backbone: maps normalised clips (B, C, T, H, W) to features (B, F).
+        feature_size: F.
+        num_classes: L.
+        mean: of red, green and blue over the clips that the network was made for, in [0, 1].
+        std: their standard deviation.
+    """
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        feature_size: int,
+        num_classes: int,
+        mean: Sequence[float] = MEAN,
+        std: Sequence[float] = STD,
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = nn.Linear(feature_size, num_classes)
+        self.feature_size = feature_size
+        self.register_buffer("mean", 255 * torch.tensor(mean).view(3, 1, 1, 1), persistent=False)
+        self.register_buffer("scale", 1 / (255 * torch.tensor(std).view(3, 1, 1, 1)), persistent=False)
+        for layer in self.modules():
+            if isinstance(layer, nn.Conv3d):
+                layer.weight.data = layer.weight.data.contiguous(memory_format=torch.channels_last_3d)
+
+    def features(self, clips_BTHWC: Tensor) -> Tensor:
+        """Return the input of the head, float (B, F), of uint8 clips."""
+        # A permuted uint8 clip already lies in channels_last_3d order: the cast to float is the only copy.
+        x = (clips_BTHWC.permute(0, 4, 1, 2, 3).float() - self.mean) * self.scale
+        with torch.autocast("cuda", dtype=torch.bfloat16, enabled=x.is_cuda):
+            features = self.run_backbone(x)
+        return features.float()
+
+    def run_backbone(self, clips_BCTHW: Tensor) -> Tensor:
+        """Return features (B, F) of normalised clips."""
+        features: Tensor = self.backbone(clips_BCTHW)
+        return features
+
+    def forward(self, clips_BTHWC: Tensor) -> Tensor:
+        """Return logits, float32 (B, L), of uint8 clips."""
+        logits: Tensor = self.head(self.features(clips_BTHWC))
+        return logits
+
+
+def save_network(path: AnyPath, network: Network) -> None:
+    """Write a network's weights as ``load_network`` reads them.
+
+    Raises:
+        StorageError: the folder cannot be written or the disk is full.
+    """
+    weights = {name: value.cpu().contiguous() for name, value in network.state_dict().items()}
+    write_bytes(path, safetensors.torch.save(weights))
+
+
+def check_input(network: Network, name: str, frames: int, size: int) -> None:
+    """Refuse clips that a network cannot take, before any training starts.
+
+    Raises:
+        SettingError: a forward pass over ``frames`` frames of ``size`` pixels fails.
+    """
+    try:
+        with torch.no_grad():
+            network.eval()(torch.zeros((1, frames, size, size, 3), dtype=torch.uint8))
+    except (RuntimeError, ValueError) as error:
+        reason = f"does not take clips of {frames} frames of {size}x{size} pixels ({str(error).splitlines()[0]})"
+        advice = "choose another network, or the decode.frames and classifier.crop it was made for"
+        raise SettingError("classifier.network.name", name, f"{reason}: {advice}") from error

@@ -1,0 +1,126 @@
+"""How settings are declared: what each value may be, and what a result depends on.
+
+Settings are frozen keyword-only dataclasses. Each calls :func:`check` in its ``__post_init__``, so that a wrong value is
+refused whoever gives it, a YAML file or a Python caller. :func:`setting` marks the fields that are no plain part of a
+result's key (:mod:`l2a_ray.pipeline.stage`); :func:`relevant` returns those that are.
+"""
+
+import dataclasses
+import hashlib
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from l2a_ray.errors import SettingError
+from l2a_ray.storage.files import as_path, read_bytes
+
+Rule = Callable[[Any], str | None]
+"""Returns what is wrong with a value, as "must be positive"; None if nothing is."""
+
+
+def setting(
+    default: Any = dataclasses.MISSING,
+    *,
+    default_factory: Any = dataclasses.MISSING,
+    execution: bool = False,
+    content: bool = False,
+    only_for: Mapping[str, Sequence[object]] | None = None,
+) -> Any:
+    """Declare a field of a settings dataclass.
+
+    Args:
+        default: its value where none is given.
+        default_factory: makes that value, in place of ``default``.
+        execution: it says how a result is made (processes, GPUs, checkpoints), not what it is: no key depends on it.
+        content: it names a file; keys depend on what is in the file and not on where it lies.
+        only_for: other fields of the same dataclass and the values that make this one matter: ``{"kind": ["mmdet"]}``.
+    """
+    about = {"execution": execution, "content": content, "only_for": only_for or {}}
+    if default_factory is not dataclasses.MISSING:
+        return dataclasses.field(default_factory=default_factory, metadata=about)
+    return dataclasses.field(default=default, metadata=about)
+
+
+def at_least(low: float) -> Rule:
+    """Accept numbers from ``low`` on."""
+    return lambda value: None if value >= low else f"must be at least {low}"
+
+
+def above(low: float) -> Rule:
+    """Accept numbers greater than ``low``."""
+    return lambda value: None if value > low else f"must be above {low}"
+
+
+def within(low: float, high: float) -> Rule:
+    """Accept numbers in [low, high]."""
+    return lambda value: None if low <= value <= high else f"must be between {low} and {high}"
+
+
+def check(settings: Any, **rules: Rule) -> None:
+    """Check a settings dataclass: choices (``Literal``), numbers that are finite, and the rules given by field name.
+
+    Raises:
+        SettingError: the first field that is wrong; it names the field alone, whoever owns the settings adds its path.
+    """
+    for name, hint in get_type_hints(type(settings)).items():
+        value = getattr(settings, name)
+        choices = _choices(hint)
+        if choices and value not in choices:
+            raise SettingError(name, value, f"must be one of {', '.join(map(str, choices))}")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise SettingError(name, value, "must be a finite number")
+    for name, rule in rules.items():
+        value = getattr(settings, name)
+        if (reason := rule(value)) is not None:
+            raise SettingError(name, value, reason)
+
+
+def _choices(hint: Any) -> tuple[object, ...]:
+    """Return what a ``Literal``, or a union of one with None, allows; nothing for other types."""
+    if get_origin(hint) is Literal:
+        return get_args(hint)
+    if any(get_origin(part) is Literal for part in get_args(hint)) and get_origin(hint) not in (list, tuple, dict):
+        return tuple(value for part in get_args(hint) for value in (get_args(part) or (None,)))
+    return ()
+
+
+def relevant(settings: Any, prefix: str = "") -> dict[str, Any]:
+    """Return, by dotted name, the settings that a result depends on: those that matter and are not at their default.
+
+    Defaults are left out so that a setting which the code gains later, at its default, changes no key. Whoever changes
+    a default raises the version of the stages that use it.
+    """
+    found: dict[str, Any] = {}
+    for field in dataclasses.fields(settings):
+        about, value = field.metadata, getattr(settings, field.name)
+        owners: Mapping[str, Sequence[object]] = about.get("only_for", {})
+        if about.get("execution") or any(getattr(settings, owner) not in kinds for owner, kinds in owners.items()):
+            continue
+        if dataclasses.is_dataclass(value):
+            found |= relevant(value, f"{prefix}{field.name}.")
+        elif value != default_of(field):
+            found[prefix + field.name] = content_digest(value) if about.get("content") else plain(value)
+    return found
+
+
+def default_of(field: "dataclasses.Field[Any]") -> Any:
+    """Return a field's default; ``dataclasses.MISSING`` where it has none."""
+    if field.default_factory is not dataclasses.MISSING:
+        return field.default_factory()
+    return field.default
+
+
+def plain(value: Any) -> Any:
+    """Return a value as JSON knows it."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        value = dataclasses.asdict(value)
+    return json.loads(json.dumps(value))
+
+
+def content_digest(name: str | None) -> str | None:
+    """Return a digest of the file that a setting names; the name itself where no such file is there."""
+    if name is None:
+        return None
+    path = as_path(name)
+    return f"blake2b:{hashlib.blake2b(read_bytes(path), digest_size=16).hexdigest()}" if path.is_file() else name

@@ -1,0 +1,1 @@
+"""What comes out: the report, the preview, exported composites."""

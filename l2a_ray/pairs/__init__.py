@@ -1,0 +1,1 @@
+"""Which clips may be composited: class names, candidate pairs, and what is known of each clip."""

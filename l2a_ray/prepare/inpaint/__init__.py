@@ -1,0 +1,1 @@
+"""Clean backgrounds: other times' colours first, then a fill."""

@@ -1,0 +1,1 @@
+"""Where a run runs: Ray, its cluster, progress, counters, trackers."""

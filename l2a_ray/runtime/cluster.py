@@ -1,0 +1,171 @@
+"""What a run asks of its Ray cluster: told before any work that it is not there, not after an hour of waiting.
+
+Ray waits for ever for what no node has. So the settings' demands are compared with the nodes that are alive and, if the
+cluster grows by itself, with those that its autoscaler may start.
+"""
+
+import logging
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import ray
+import yaml
+
+from l2a_ray.errors import ClusterError, SettingError
+from l2a_ray.runtime.nodes import Node, ask_nodes, check_code
+
+logger = logging.getLogger(__name__)
+Amounts = Mapping[str, float]
+"""Resources by Ray's names: CPU, GPU."""
+HEAD = "node:__internal_head__"
+Phase = Sequence["Demand"]
+"""Demands that are there at the same time."""
+
+
+@dataclass(frozen=True)
+class Demand:
+    """What a part of a run reserves.
+
+    Args:
+        count: number of processes that it runs at once.
+        each: what each of them reserves, all of it on one node.
+        fields: the settings that say so, and their values, by resource.
+        spare: CPUs beside them, for the tasks of Ray Data.
+    """
+
+    count: int = 0
+    each: Amounts = field(default_factory=dict)
+    fields: Mapping[str, tuple[str, float]] = field(default_factory=dict)
+    spare: float = 0
+
+
+def check_cluster(wanted: Sequence[Phase]) -> None:
+    """Refuse a cluster on which a run would wait for ever, or whose nodes would not run the same code. Ray is running.
+
+    Raises:
+        SettingError: settings ask for more than the cluster has and can get.
+        ClusterError: no node has a CPU for tasks; a node lacks this project or has other code of it.
+    """
+    alive = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    check_code(alive)
+    present: list[Amounts] = [node["Resources"] for node in alive]
+    lacking = [phase for phase in wanted if shortage(phase, present) is not None]
+    if not lacking:
+        return
+    coming = _coming(alive)
+    for phase in lacking:
+        # The nodes that are there are among those that the autoscaler may have: the two are not added up.
+        error = shortage(phase, coming, "can grow to") if coming else shortage(phase, present)
+        if error is not None and coming is None:
+            logger.warning("%s. Waiting, in case that something unseen from here starts nodes", error)
+        elif error is not None:
+            raise error
+
+
+def shortage(phase: Phase, nodes: Sequence[Amounts], can: str = "has") -> SettingError | ClusterError | None:
+    """Return what is wrong with demands on these nodes, which the cluster has or can grow to; None if nothing is."""
+    have = f"the cluster {can} {_describe(nodes)}"
+    for demand in phase:
+        if (error := _shortage(demand, nodes, have)) is not None:
+            return error
+    if _fit(phase, nodes):
+        return None
+    scarce = "GPU" if any(demand.each.get("GPU") for demand in phase) else "CPU"
+    name, value = next(demand.fields[scarce] for demand in phase if demand.each.get(scarce))
+    asked = " and ".join(_ask(demand) for demand in phase)
+    return SettingError(name, value, f"the settings ask for {asked} at the same time; {have}. Lower one of them")
+
+
+def _shortage(demand: Demand, nodes: Sequence[Amounts], have: str) -> SettingError | ClusterError | None:
+    asked = f"the settings ask for {_ask(demand)} at once"
+    for resource, (name, value) in demand.fields.items():
+        if _room({resource: demand.each[resource]}, nodes) < demand.count:
+            return SettingError(name, value, f"{asked}; {have}. Lower it, or start nodes that have more")
+    if _room(demand.each, nodes) < demand.count:
+        name, value = demand.fields["GPU"]
+        return SettingError(name, value, f"{asked}; {have}, too few with both. Lower it, or start other nodes")
+    if sum(node.get("CPU", 0) for node in nodes) - demand.count * demand.each.get("CPU", 0) >= demand.spare:
+        return None
+    if not demand.count or not demand.each.get("CPU"):
+        return ClusterError(f"no CPU is there for the tasks that make clips and samples: {have}. Start worker nodes")
+    name, value = demand.fields["CPU"]
+    return SettingError(name, value, f"{asked}, and 1 CPU is for the tasks that make samples; {have}. Lower it")
+
+
+def _fit(phase: Phase, nodes: Sequence[Amounts]) -> bool:
+    """Return whether all processes find a node: the greatest first, and on a node with few GPUs if it can do."""
+    free = sorted((dict(node) for node in nodes), key=lambda node: node.get("GPU", 0))
+    processes = [demand.each for demand in phase for _ in range(demand.count)]
+    for each in sorted(processes, key=lambda each: (each.get("GPU", 0), each.get("CPU", 0)), reverse=True):
+        node = next((node for node in free if _room(each, [node]) >= 1), None)
+        if node is None:
+            return False
+        node |= {key: node[key] - amount for key, amount in each.items() if amount}
+    return True
+
+
+def _room(each: Amounts, nodes: Sequence[Amounts]) -> float:
+    """Return how many processes the nodes can hold at once."""
+    wanted = {resource: amount for resource, amount in each.items() if amount}
+    if not wanted:
+        return float("inf")
+    # Ten tenths of a GPU are one, whatever floats say.
+    return sum(min(int(node.get(key, 0) / amount + 1e-8) for key, amount in wanted.items()) for node in nodes)
+
+
+def _ask(demand: Demand) -> str:
+    each = " and ".join(f"{amount:g} {resource}" for resource, amount in demand.each.items() if amount)
+    return f"{demand.count} x ({each})"
+
+
+def _describe(nodes: Sequence[Amounts]) -> str:
+    """Return the nodes in words, equal ones together."""
+    kinds = Counter(tuple((key, node[key]) for key in ("CPU", "GPU") if node.get(key)) for node in nodes)
+    told = (
+        f"{count} x ({' and '.join(f'{amount:g} {key}' for key, amount in kind) or 'no CPU or GPU'})"
+        for kind, count in kinds.items()
+    )
+    return ", ".join(told) or "no node"
+
+
+def _coming(alive: Sequence[Node]) -> list[Amounts] | None:
+    """Return the nodes that the autoscaler may have, none if there is none; None if that cannot be told.
+
+    Ray tells nobody what its autoscaler may start. It reads that from a file on the head, named in its own arguments.
+    """
+    head = next((node for node in alive if HEAD in node["Resources"]), None)
+    if head is None:
+        return None
+    address = ray.get_runtime_context().gcs_address
+
+    def read() -> str | None:  # within a function: it travels as it is, to a node that may lack this module
+        for path in Path("/proc").glob("[0-9]*/cmdline"):
+            try:
+                words = path.read_bytes().decode(errors="replace").split("\0")
+            except OSError:  # a process that is gone, or is not ours to see
+                continue
+            options = dict(word.partition("=")[::2] for word in words if word.startswith("--"))
+            if any(word.endswith("monitor.py") and "autoscaler" in word for word in words):
+                if options.get("--gcs-address") != address:
+                    continue
+                config = options.get("--autoscaling-config")
+                return Path(config).expanduser().read_text(encoding="utf-8") if config else ""
+        return None
+
+    answer = ask_nodes(read, [head]).get(head["NodeID"])
+    return None if answer is None else growth(yaml.safe_load(answer) or {})
+
+
+def growth(config: Mapping[str, Any]) -> list[Amounts] | None:
+    """Return the resources of all nodes that an autoscaler's configuration allows; None if it does not name them."""
+    types, head = config.get("available_node_types", {}), config.get("head_node_type")
+    workers = {name: kind for name, kind in types.items() if name != head}
+    most = config.get("max_workers", 0)
+    if most and any(not kind.get("resources") for kind in (workers or types).values()):
+        return None
+    first = [types[head].get("resources", {})] if head in types else []
+    nodes = [kind["resources"] for kind in workers.values() for _ in range(min(most, kind.get("max_workers", 0)))]
+    return [*first, *nodes]
