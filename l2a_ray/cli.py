@@ -24,11 +24,10 @@ STAGES = {
     "train": "train a classifier for every arm and seed, compositing on the way in",
     "evaluate": "test every classifier on the test split",
     "report": "write metrics.json, plots, contact sheets and index.html",
-    "plan": "estimate clips, pairs, storage, hours and memory of a run, after measuring for a minute on this machine",
     "preview": "look before you train: a page with videos and contact sheets of pairs, once match is complete",
     "export": "write the composites of selected or random pairs as mp4, for mmaction2 and torchvision",
 }
-LOOKERS = ("plan", "preview", "report")
+LOOKERS = ("preview", "report")
 """Stages that may run beside another: they only look at what is there, and write what is theirs alone."""
 JOB_COPY = "working_dir_files"
 """Part of the path where Ray unpacks a job's working directory on each node."""
@@ -38,7 +37,6 @@ examples:
   l2a run --name mine --data.layout folder --data.root PATH   (PATH/<class>/*.mp4)
   l2a run --config configs/jhmdb.yaml --data.root PATH --seeds 3
   l2a run --config configs/demo.yaml --print_config           (shows every setting)
-  l2a plan --config configs/kinetics400.yaml --data.root PATH
   l2a preview --config configs/demo.yaml --preview.pairs 20 --preview.which selected,worst
   l2a export --config configs/demo.yaml --export.pairs random
 

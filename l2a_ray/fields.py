@@ -1,6 +1,6 @@
 """How settings are declared: what each value may be, and what a result depends on.
 
-Settings are frozen keyword-only dataclasses. Each calls :func:`check` in its ``__post_init__``, so that a wrong value is
+Settings are frozen keyword-only dataclasses. Each calls :func:`check` in its ``__post_init__``, so a wrong value is
 refused whoever gives it, a YAML file or a Python caller. :func:`setting` marks the fields that are no plain part of a
 result's key (:mod:`l2a_ray.pipeline.stage`); :func:`relevant` returns those that are.
 """

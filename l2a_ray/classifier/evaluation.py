@@ -18,6 +18,7 @@ from l2a_ray.composites.composite import CompositeSettings
 from l2a_ray.composites.loader import Sample, SampleLoader
 from l2a_ray.errors import StageError
 from l2a_ray.prepare.store import ClipStore
+from l2a_ray.runtime.device import best_device
 from l2a_ray.runtime.progress import Bar
 from l2a_ray.storage.files import AnyPath, write_bytes
 
@@ -88,11 +89,6 @@ def read_clips(store: ClipStore, ids: Sequence[str], crop: int, batch: int = BAT
     for start in range(0, len(ids), batch):
         frames = [loader(Sample(clip_id), None)[0] for clip_id in ids[start : start + batch]]
         yield torch.from_numpy(np.stack(frames))
-
-
-def best_device() -> torch.device:
-    """Return the GPU of this process, or the CPU where it has none."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _log_softmax(logits_NL: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -12,7 +12,6 @@ from l2a_ray.errors import SettingError
 from l2a_ray.outputs.export import ExportSettings
 from l2a_ray.outputs.preview import PreviewSettings
 from l2a_ray.pairs.match import MatchSettings
-from l2a_ray.planning.plan import PlanSettings
 from l2a_ray.prepare.inpaint.fill import InpaintSettings
 from l2a_ray.prepare.segment import SegmentSettings
 from l2a_ray.runtime.tracking import TrackingSettings
@@ -67,8 +66,6 @@ class Settings:
     """Which pairs are shown."""
     export: ExportSettings = field(default_factory=ExportSettings)
     """Which composites are written as videos."""
-    plan: PlanSettings = field(default_factory=PlanSettings)
-    """Estimating what a run costs."""
 
     def __post_init__(self) -> None:
         if not self.name or Path(self.name).name != self.name or self.name == "..":

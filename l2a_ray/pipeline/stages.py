@@ -185,27 +185,6 @@ def report(settings: Settings) -> AnyPath:
     return out
 
 
-def plan(settings: Settings) -> AnyPath:
-    """Measure for a minute, then write and tell what a run will cost (``plan.json``); begins nothing of the run."""
-    from l2a_ray.pairs.match import nearest_neighbours
-    from l2a_ray.pairs.names import embed_names
-    from l2a_ray.planning.calibrate import measure
-    from l2a_ray.planning.plan import assumptions, count_pairs, estimate, tell, train_counts
-
-    catalog, out = read_catalog(settings.data, settings.seed), settings.folder / "plan.json"
-    neighbours = None
-    if settings.match.kind == "semantic":
-        neighbours, _ = nearest_neighbours(embed_names(catalog.classes, settings.match.embedding))
-    pairs = count_pairs(train_counts(catalog), settings.match.kind, neighbours)
-    costs = measure(settings, _clip_settings(settings), catalog, neighbours, pairs)
-    found = estimate(settings, catalog, pairs, costs) | {"assumptions": assumptions(settings, costs)}
-    write_json(out, found)
-    for line in tell(found):
-        logger.info("plan: %s", line)
-    logger.info("plan: %s", out)
-    return out
-
-
 def preview(settings: Settings) -> AnyPath:
     """Write pairs to look at (``preview/index.html``). It needs `match`, and is always written anew."""
     from l2a_ray.outputs.preview import choose, write_preview
