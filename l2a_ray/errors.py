@@ -40,6 +40,10 @@ def owned_by(path: str) -> Iterator[None]:
         raise error.under(path) from error.__cause__
 
 
+class ConfigError(L2AError):
+    """Settings cannot be read: no such file, a name that is no setting, a name twice, a value of another type."""
+
+
 class DatasetError(L2AError):
     """The data set as a whole cannot be used: a missing folder, an unknown class, a class without videos."""
 

@@ -1,26 +1,22 @@
-"""What a run asks of its Ray cluster: told before any work that it is not there, not after an hour of waiting.
+"""What a run asks of its Ray cluster: reported before any work if it is not there, not after an hour of waiting.
 
-Ray waits for ever for what no node has. So the settings' demands are compared with the nodes that are alive and, if the
-cluster grows by itself, with those that its autoscaler may start.
+Ray waits for ever for what no node has. So the settings' demands are compared with the nodes that are alive.
 """
 
 import logging
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
 
 import ray
-import yaml
 
 from l2a_ray.errors import ClusterError, SettingError
-from l2a_ray.runtime.nodes import Node, ask_nodes, check_code
+from l2a_ray.runtime.nodes import check_code
 
 logger = logging.getLogger(__name__)
 Amounts = Mapping[str, float]
 """Resources by Ray's names: CPU, GPU."""
-HEAD = "node:__internal_head__"
 Phase = Sequence["Demand"]
 """Demands that are there at the same time."""
 
@@ -43,31 +39,30 @@ class Demand:
 
 
 def check_cluster(wanted: Sequence[Phase]) -> None:
-    """Refuse a cluster on which a run would wait for ever, or whose nodes would not run the same code. Ray is running.
+    """Refuse a Ray on which a run would wait for ever, or whose nodes would not run the same code. Ray is running.
+
+    A cluster may get more nodes, by an autoscaler or by hand (Ray tells nobody which): there, what lacks is logged and
+    waited for.
 
     Raises:
-        SettingError: settings ask for more than the cluster has and can get.
+        SettingError: settings ask for more than this machine has, and it is all that there is.
         ClusterError: no node has a CPU for tasks; a node lacks this project or has other code of it.
     """
     alive = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
     check_code(alive)
     present: list[Amounts] = [node["Resources"] for node in alive]
-    lacking = [phase for phase in wanted if shortage(phase, present) is not None]
-    if not lacking:
-        return
-    coming = _coming(alive)
-    for phase in lacking:
-        # The nodes that are there are among those that the autoscaler may have: the two are not added up.
-        error = shortage(phase, coming, "can grow to") if coming else shortage(phase, present)
-        if error is not None and coming is None:
-            logger.warning("%s. Waiting, in case that something unseen from here starts nodes", error)
-        elif error is not None:
+    for phase in wanted:
+        error = shortage(phase, present)
+        if error is None:
+            continue
+        if len(alive) == 1 and os.environ.get("RAY_ADDRESS", "local") == "local":
             raise error
+        logger.warning("%s. Waiting until the cluster has more nodes", error)
 
 
-def shortage(phase: Phase, nodes: Sequence[Amounts], can: str = "has") -> SettingError | ClusterError | None:
-    """Return what is wrong with demands on these nodes, which the cluster has or can grow to; None if nothing is."""
-    have = f"the cluster {can} {_describe(nodes)}"
+def shortage(phase: Phase, nodes: Sequence[Amounts]) -> SettingError | ClusterError | None:
+    """Return what is wrong with demands on the nodes that the cluster has; None if nothing is."""
+    have = f"the cluster has {_describe(nodes)}"
     for demand in phase:
         if (error := _shortage(demand, nodes, have)) is not None:
             return error
@@ -124,48 +119,8 @@ def _ask(demand: Demand) -> str:
 def _describe(nodes: Sequence[Amounts]) -> str:
     """Return the nodes in words, equal ones together."""
     kinds = Counter(tuple((key, node[key]) for key in ("CPU", "GPU") if node.get(key)) for node in nodes)
-    told = (
+    described = (
         f"{count} x ({' and '.join(f'{amount:g} {key}' for key, amount in kind) or 'no CPU or GPU'})"
         for kind, count in kinds.items()
     )
-    return ", ".join(told) or "no node"
-
-
-def _coming(alive: Sequence[Node]) -> list[Amounts] | None:
-    """Return the nodes that the autoscaler may have, none if there is none; None if that cannot be told.
-
-    Ray tells nobody what its autoscaler may start. It reads that from a file on the head, named in its own arguments.
-    """
-    head = next((node for node in alive if HEAD in node["Resources"]), None)
-    if head is None:
-        return None
-    address = ray.get_runtime_context().gcs_address
-
-    def read() -> str | None:  # within a function: it travels as it is, to a node that may lack this module
-        for path in Path("/proc").glob("[0-9]*/cmdline"):
-            try:
-                words = path.read_bytes().decode(errors="replace").split("\0")
-            except OSError:  # a process that is gone, or is not ours to see
-                continue
-            options = dict(word.partition("=")[::2] for word in words if word.startswith("--"))
-            if any(word.endswith("monitor.py") and "autoscaler" in word for word in words):
-                if options.get("--gcs-address") != address:
-                    continue
-                config = options.get("--autoscaling-config")
-                return Path(config).expanduser().read_text(encoding="utf-8") if config else ""
-        return None
-
-    answer = ask_nodes(read, [head]).get(head["NodeID"])
-    return None if answer is None else growth(yaml.safe_load(answer) or {})
-
-
-def growth(config: Mapping[str, Any]) -> list[Amounts] | None:
-    """Return the resources of all nodes that an autoscaler's configuration allows; None if it does not name them."""
-    types, head = config.get("available_node_types", {}), config.get("head_node_type")
-    workers = {name: kind for name, kind in types.items() if name != head}
-    most = config.get("max_workers", 0)
-    if most and any(not kind.get("resources") for kind in (workers or types).values()):
-        return None
-    first = [types[head].get("resources", {})] if head in types else []
-    nodes = [kind["resources"] for kind in workers.values() for _ in range(min(most, kind.get("max_workers", 0)))]
-    return [*first, *nodes]
+    return ", ".join(described) or "no node"

@@ -1,11 +1,7 @@
 """The nodes of a Ray cluster, asked one by one: above all, whether they have the driver's code of this project."""
 
-import hashlib
-import importlib.metadata
-import importlib.util
 import logging
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -38,8 +34,8 @@ def check_code(alive: Sequence[Node]) -> None:
     asked = [node for node in alive if node["NodeID"] not in _agreed]
     if len(alive) < 2 or not asked:
         return
-    here = describe_code()
-    answers = ask_nodes(_code_reader(), asked)
+    read = _code_reader()
+    here, answers = read(), ask_nodes(read, asked)
     for node in asked:
         there = answers.get(node["NodeID"])
         if there is None:
@@ -55,28 +51,18 @@ def check_code(alive: Sequence[Node]) -> None:
             _agreed.add(node["NodeID"])
 
 
-def describe_code() -> tuple[str, str]:
-    """Return a digest of this project's source files as this process would import them, and the same in words."""
-    return _code_reader()()
-
-
 def _code_reader() -> Callable[[], tuple[str, str]]:
-    def read() -> tuple[str, str]:  # within a function: it travels as it is, to a node that may lack this module
-        digest = hashlib.blake2b(digest_size=4)
-        places = []
-        for name in ("l2a_ray", "envs"):
-            spec = importlib.util.find_spec(name)
-            if spec is None or not spec.submodule_search_locations:
-                return "", f"no package {name}"
-            root = Path(spec.submodule_search_locations[0])
-            places.append(str(root.parent))
-            for path in sorted(root.rglob("*.py")):
-                digest.update(f"{name}/{path.relative_to(root).as_posix()}\0".encode() + path.read_bytes() + b"\0")
+    def read() -> tuple[str, str]:
+        """Return a digest of this project's code and the same in words."""
+        # Within a function: it travels as it is, to a node that may lack this module.
         try:
-            version = importlib.metadata.version("l2a-ray")
-        except importlib.metadata.PackageNotFoundError:
-            version = "not installed"
-        return digest.hexdigest(), f"l2a-ray {version}, code {digest.hexdigest()} in {places[0]}"
+            from l2a_ray.storage.provenance import code_digest, code_folder, package_version
+
+            digest = code_digest()
+        except ImportError as error:
+            return "", f"not all of this project's code ({error})"
+        version = package_version("l2a-ray") or "not installed"
+        return digest, f"l2a-ray {version}, code {digest} in {code_folder().parent}"
 
     return read
 

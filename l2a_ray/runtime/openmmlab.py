@@ -7,6 +7,7 @@ module calls those. Each process that builds a model goes through ``ready``, Ray
 
 import functools
 import importlib.util
+import io
 import logging
 import pickle
 import re
@@ -24,6 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from l2a_ray.errors import MissingPackageError, SettingError
+from l2a_ray.storage.files import as_path, read_bytes
 
 Package = Literal["mmdet", "mmaction"]
 
@@ -75,7 +77,7 @@ def read_config(package: Package, name: str, field: str) -> Any:
     Args:
         package: whose packaged configs are looked through.
         name: a path, or one below the package's configs (``mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py``).
-        field: the setting, for messages.
+        field: name of the setting, for messages; whoever owns the settings adds its path.
 
     Raises:
         MissingPackageError: the package is not installed.
@@ -127,7 +129,7 @@ def read_checkpoint(path: str, field: str) -> tuple[dict[str, Tensor], dict[str,
     """
     try:
         with torch.serialization.safe_globals(_harmless()):
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            content = torch.load(io.BytesIO(read_bytes(as_path(path))), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         advice = "If you trust it, save its `state_dict` alone to another file and name that"
         _refuse(field, path, "holds more than weights and is not unpickled", error, advice)

@@ -8,7 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from l2a_ray.errors import SettingError
+from l2a_ray.fields import Rule, check, setting
 from l2a_ray.storage.files import AnyPath, write_bytes
 
 COPY_SECONDS = 30
@@ -17,18 +17,20 @@ Log = Callable[[int, Mapping[str, float]], None]
 
 @dataclass(frozen=True, kw_only=True)
 class TrackingSettings:
-    """Where progress is sent besides the TensorBoard files of the run folder; no result depends on it."""
+    """Where progress is sent besides the TensorBoard files beside the Selector; no result depends on it."""
 
-    wandb: str | None = None
+    wandb: str | None = setting(None, execution=True)
     """Project of Weights & Biases (`pip install wandb`, `wandb login`)."""
-    mlflow: str | None = None
+    mlflow: str | None = setting(None, execution=True)
     """Tracking URI of MLflow (`pip install mlflow`), a server or a folder."""
 
     def __post_init__(self) -> None:
-        for package in ("wandb", "mlflow"):
-            if getattr(self, package) is not None and find_spec(package) is None:
-                reason = f"needs a package that is not installed: `pip install {package}`, or leave the setting out"
-                raise SettingError(f"tracking.{package}", getattr(self, package), reason)
+        check(self, wandb=_installed("wandb"), mlflow=_installed("mlflow"))
+
+
+def _installed(package: str) -> Rule:
+    reason = f"needs a package that is not installed: `pip install {package}`, or leave the setting out"
+    return lambda value: reason if value is not None and find_spec(package) is None else None
 
 
 class Tracker:

@@ -7,17 +7,22 @@ import errno
 import io
 import json
 import os
+import posixpath
 import shutil
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, TypeAlias
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
 
 import fsspec
-import pandas as pd
-import pyarrow.parquet as pq
 from upath import UPath
 
-from l2a_ray.errors import MissingPackageError, StorageError
+from l2a_ray.errors import L2AError, MissingPackageError, StorageError
+
+if TYPE_CHECKING:  # pandas and pyarrow take a second, which what only names files need not wait for
+    import pandas as pd
+    import pyarrow.parquet as pq
 
 AnyPath: TypeAlias = Path | UPath
 _LARGEST_HEADER = 2**26  # bytes
@@ -51,29 +56,82 @@ def absolute_name(name: str | None) -> str | None:
     return name if name is None or not Path(name).exists() else str(Path(name).absolute())
 
 
+def relative_name(path: AnyPath, start: AnyPath) -> str:
+    """Return the name of ``path`` as seen from the folder ``start``, so that both can be moved or mounted elsewhere.
+
+    Between two kinds of storage it is the whole name. Names alone are compared: object stores know no ``..``.
+    """
+    (scheme, place), (other, origin) = _split(path), _split(start)
+    return os.path.relpath(place, origin) if scheme == other else f"{scheme or 'file://'}{place}"
+
+
+def from_relative(name: str, start: AnyPath) -> AnyPath:
+    """Return the path that :func:`relative_name` named."""
+    if "://" in name:
+        return as_path(name)
+    scheme, origin = _split(start)
+    return as_path(scheme + posixpath.normpath(posixpath.join(origin, name)))
+
+
+def _split(path: AnyPath) -> tuple[str, str]:
+    """Return the scheme with its slashes, empty for folders of this machine, and the rest."""
+    scheme, separator, rest = str(path.absolute()).rpartition("://")
+    return scheme + separator, rest
+
+
 def write_bytes(path: AnyPath, content: bytes) -> None:
     """Write beside, then rename; an object store shows an object when all of it is there.
 
     Raises:
         StorageError: the folder cannot be written or the disk is full.
     """
-    try:
+    with _told(path):
         if isinstance(path, Path):
-            _replace(path, content)
+            with _beside(path) as beside:
+                beside.write_bytes(content)
         else:
             path.write_bytes(content)
+
+
+@contextmanager
+def open_new(path: AnyPath) -> Iterator[BinaryIO]:
+    """Open a file to be written bit by bit; in a folder it has its name only once all of it is there.
+
+    Raises:
+        StorageError: the folder cannot be written or the disk is full.
+    """
+    with _told(path):
+        if isinstance(path, Path):
+            with _beside(path) as beside, beside.open("wb") as file:
+                yield file
+        else:
+            with path.open("wb") as file:
+                yield file
+
+
+@contextmanager
+def _told(path: AnyPath) -> Iterator[None]:
+    """Say in a StorageError which file could not be written."""
+    try:
+        yield
+    except L2AError:
+        raise
     except OSError as error:
         cause = os.strerror(error.errno) if error.errno else str(error)
         raise StorageError(f"{path}: cannot be written ({cause}). Free some space or choose another folder") from error
     except Exception as error:  # what cannot be reached has as many exceptions as there are object stores
+        if isinstance(path, Path):
+            raise
         raise StorageError(f"{path}: cannot be written ({error}). The same command goes on where it stopped") from error
 
 
-def _replace(path: Path, content: bytes) -> None:
+@contextmanager
+def _beside(path: Path) -> Iterator[Path]:
+    """Give another name to write under; what is written takes the path's place unless that fails."""
     beside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        beside.write_bytes(content)
+        yield beside
         beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)
@@ -98,8 +156,10 @@ def read_bytes(path: AnyPath) -> bytes:
         raise OSError(errno.EIO, f"{type(error).__name__}: {error}", str(path)) from error
 
 
-def read_table(path: AnyPath, **options: Any) -> pd.DataFrame:
+def read_table(path: AnyPath, **options: Any) -> "pd.DataFrame":
     """Read a parquet file as ``pandas.read_parquet`` does, with its options."""
+    import pandas as pd  # here, as below: settings are read through this module, and should not wait for a second
+
     return pd.read_parquet(path if isinstance(path, Path) else io.BytesIO(read_bytes(path)), **options)
 
 
@@ -108,8 +168,10 @@ def open_file(path: AnyPath) -> Any:
     return path.open("rb") if isinstance(path, Path) else path.fs.open(path.path, "rb", block_size=2**18)
 
 
-def open_parquet(path: AnyPath) -> pq.ParquetFile:
+def open_parquet(path: AnyPath) -> "pq.ParquetFile":
     """Open a parquet file, to read it a row group at a time."""
+    import pyarrow.parquet as pq
+
     return pq.ParquetFile(path if isinstance(path, Path) else open_file(path))
 
 

@@ -1,181 +1,131 @@
-"""The run folder: what belongs to a run, which stages are complete, and with which settings they were made."""
+"""The run folder: the settings of a run, and the names of the results in the store that it is made of."""
 
+import hashlib
 import json
-import logging
 import os
-import platform
-import shutil
-import subprocess
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
-from importlib.metadata import version
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from l2a_ray.errors import StageError
-from l2a_ray.storage.files import AnyPath, read_bytes, write_bytes, write_json
-from l2a_ray.storage.lock import hold
+from l2a_ray.storage.files import AnyPath, as_path, read_bytes, write_bytes, write_json
 
-logger = logging.getLogger(__name__)
-RECORD = "stage.json"
-# How a result is come by, not what it is: these may change between the start of a run and its resumption.
-NEUTRAL = frozenset(
-    {
-        "classifier.checkpoint_every",
-        "classifier.cpus_per_worker",
-        "classifier.gpus_per_worker",
-        "classifier.max_failures",
-        "data.max_failures",
-        "segment.gpus_per_worker",
-        "selector.checkpoint_every",
-        "selector.gpus_per_env_runner",
-        "selector.gpus_per_learner",
-        "selector.learners",
-        "selector.max_failures",
-    }
-)
-PACKAGES = ("l2a-ray", "ray", "torch", "torchvision", "numpy", "av", "opencv-python-headless", "gymnasium")
-Plain = Mapping[str, Any]
+CONFIG, STAGES = "config.yaml", "stages.json"
+USERS = "runs"
+StageEntry = dict[str, Any]
+"""What a run knows of a result: stage, version, key, uses, reads, settings, content."""
+_OLD = ("prepare/store.json", "match/stage.json", "train-selector/stage.json", "select/stage.json", "train/stage.json")
 
 
+@dataclass(frozen=True)
 class RunFolder:
-    """``runs/<name>/``: the resolved settings, the environment, and one folder a stage.
+    """``runs/<name>/``: ``config.yaml``, ``stages.json``, and what people look at (report, preview).
 
-    A stage's ``stage.json`` says what it is made with and, last of all, that it is complete. (That the folder is there
-    cannot mean it: object stores cannot rename one that is filled elsewhere.)
+    ``stages.json`` has two parts: ``current``, the results of the last commands that ended well, and ``begun``, those
+    of commands that did not, which no other run may need but whose work is not to be lost. ``results/`` has links to
+    the results, where the file system has links.
 
     Args:
         path: the run's folder; made when something is written.
-        settings: the resolved settings of this run.
-        seed: the seed of this run.
+        settings: the resolved settings, plain.
+        store: the folder of the results.
     """
 
-    def __init__(self, path: AnyPath, settings: Plain, seed: int) -> None:
-        self.path, self.settings, self.seed = path, settings, seed
+    path: AnyPath
+    settings: Mapping[str, Any]
+    store: AnyPath
 
-    def describe(self) -> None:
-        """Write ``config.yaml`` and ``environment.json``, which say how this run was made."""
-        write_bytes(self.path / "config.yaml", yaml.safe_dump(_plain(self.settings), sort_keys=False).encode())
-        write_json(self.path / "environment.json", _environment(self.seed))
+    def stages(self) -> dict[str, StageEntry]:
+        """Return the results that the run is made of, by the titles of the stages."""
+        return read_stages(self.path).get("current", {})
 
-    def held(self) -> AbstractContextManager[None]:
-        """Keep other processes from running stages in it: :func:`l2a_ray.storage.lock.hold`."""
-        return hold(self.path)
+    def note(self, entries: Mapping[str, StageEntry]) -> None:
+        """Remember results whose making has begun."""
+        known = read_stages(self.path)
+        self._write(known.get("current", {}), known.get("begun", {}) | dict(entries))
 
-    def folder(self, stage: str) -> AnyPath:
-        """Return the folder of a complete stage.
+    def settle(self, entries: Mapping[str, StageEntry]) -> None:
+        """Record that a command has ended well: its settings are now the run's, and these are its results."""
+        known = read_stages(self.path)
+        current = known.get("current", {}) | dict(entries)
+        begun = {title: entry for title, entry in known.get("begun", {}).items() if title not in entries}
+        self._write(current, begun)
+        write_bytes(self.path / CONFIG, yaml.safe_dump(dict(self.settings), sort_keys=False).encode())
 
-        Raises:
-            StageError: the stage has not been run, or not to its end.
-        """
-        if not self.has(stage):
-            raise StageError(
-                f"{self.path}: `{stage}` has not been run. Run `l2a {stage}` first, or `l2a run` for all stages"
-            )
-        return self.path / stage
+    def _write(self, current: Mapping[str, StageEntry], begun: Mapping[str, StageEntry]) -> None:
+        local = isinstance(self.path, Path) and isinstance(self.store, Path)
+        store = (
+            os.path.relpath(str(self.store), str(self.path)) if local else str(self.store)
+        )  # so that both may be moved
+        write_json(self.path / STAGES, {"store": store, "current": dict(current), "begun": dict(begun)})
 
-    def has(self, stage: str) -> bool:
-        """Return whether a stage is complete."""
-        return bool((_record(self.path / stage) or {}).get("complete"))
+    def link(self, places: Mapping[str, AnyPath]) -> None:
+        """Lay links to results below ``results/``, for people; there are none in object stores."""
+        for title, place in places.items():
+            link = self.path / "results" / title
+            if isinstance(link, Path) and isinstance(place, Path):
+                link.parent.mkdir(parents=True, exist_ok=True)
+                link.unlink(missing_ok=True)
+                link.symlink_to(os.path.relpath(place, link.parent))
 
-    def stage(
-        self, name: str, settings: Plain, work: Callable[[AnyPath], None], extent: Plain | None = None
-    ) -> AnyPath:
-        """Do a stage's work unless it is complete; go on inside it if it was interrupted.
+    def register(self) -> None:
+        """Tell the store that this run uses it: what no run uses can be deleted from it."""
+        path = str(self.path)
+        name = hashlib.blake2b(path.encode(), digest_size=8).hexdigest()
+        write_json(self.store / USERS / f"{name}.json", {"run": path})
 
-        Args:
-            name: the stage, which is its folder's name too.
-            settings: all that its result depends on; a result made with others is refused, never mixed.
-            work: fills the folder it is given; called again, it does what is missing.
-            extent: what may grow between runs (arms and seeds, say): if it changed, work goes on in the same folder.
-
-        Returns:
-            The complete folder.
-
-        Raises:
-            StageError: what is there was made with other settings.
-        """
-        folder, record = self.path / name, _plain({"settings": dict(settings), "extent": dict(extent or {})})
-        if found := claim(folder, settings):
-            if found.get("complete") and found["extent"] == record["extent"]:
-                logger.info("%s: complete, nothing to do", name)
-                return folder
-            logger.info("%s: going on where it stopped", name)
-        self.describe()  # not before: settings that are refused are not those of this run
-        write_json(folder / RECORD, record | {"complete": False})
-        work(folder)
-        write_json(folder / RECORD, record | {"complete": True})
-        return folder
+    def old_stages(self) -> list[str]:
+        """Return the folders in which releases before 0.2 kept the results of a run, if there are any."""
+        return [name.partition("/")[0] for name in _OLD if (self.path / name).is_file()]
 
 
-def claim(folder: AnyPath, settings: Plain) -> dict[str, Any] | None:
-    """Record what the content of a folder is made with; what was made with other settings is refused, never mixed.
-
-    Returns:
-        The record that is there, or None where this is the first.
+def read_stages(run: AnyPath) -> dict[str, dict[str, StageEntry]]:
+    """Return the parts of a run's ``stages.json``; nothing where there is none.
 
     Raises:
-        StageError: what is there was made with other settings; the message says which.
+        StageError: it is damaged.
     """
-    wanted, found = _plain(settings), _record(folder)
-    if found is None:
-        write_json(folder / RECORD, {"settings": wanted, "extent": {}, "complete": False})
-        return None
-    for key in sorted(wanted.keys() | found["settings"].keys()):
-        old, new = found["settings"].get(key), wanted.get(key)
-        if old != new:
-            raise StageError(
-                f"{folder}: made with {key}={old}, now {key}={new} is asked for. Choose another run name (--name), "
-                "or delete this folder and those of the stages after it to make them again"
-            )
-    return found
-
-
-def _record(folder: AnyPath) -> dict[str, Any] | None:
+    path = run / STAGES
     try:
-        record: dict[str, Any] = json.loads(read_bytes(folder / RECORD))
+        found = json.loads(read_bytes(path))
     except (FileNotFoundError, NotADirectoryError):
-        return None
-    return record
+        return {}
+    except ValueError as error:
+        raise StageError(f"{path}: damaged ({error}). Delete it: the next command finds the results again") from error
+    return {part: dict(found[part]) for part in ("current", "begun")}
 
 
-def _plain(settings: Plain) -> Any:
-    """Return settings as JSON knows them: YAML's safe writer refuses tuples."""
-    return json.loads(json.dumps(settings))
+def find_result(run: AnyPath, stage: str, seed: int | None = None) -> AnyPath:
+    """Return the folder of a result that a run is made of.
+
+    Args:
+        run: the run's folder.
+        stage: name of a stage that each repetition has, as ``train-selector``.
+        seed: of the repetition; None: of the first one that the run names.
+
+    Raises:
+        StageError: the run has no such result.
+    """
+    titles = read_stages(run).get("current", {})
+    found = [entry for entry in titles.values() if entry["stage"] == stage]
+    wanted = [entry for entry in found if seed is None or entry["settings"]["seed"] == seed]
+    if not wanted:
+        seeds = ", ".join(str(entry["settings"]["seed"]) for entry in found)
+        there = f"there are those of the seeds {seeds}" if found else f"run `l2a {stage}` for it first"
+        raise StageError(f"{run}: no result of {stage}{'' if seed is None else f' of seed {seed}'}; {there}")
+    place: str = json.loads(read_bytes(run / STAGES))["store"]
+    store = as_path(place) if "://" in place else as_path(os.path.normpath(str(run.absolute() / place)))
+    return store / stage / str(wanted[0]["key"])
 
 
-def flatten(settings: Plain, prefix: str = "") -> dict[str, Any]:
-    """Return nested settings as one level of dotted names."""
-    flat: dict[str, Any] = {}
-    for key, value in settings.items():
-        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return flat
+def users(store: AnyPath) -> Iterator[AnyPath]:
+    """Yield the folders of the runs that have used a store, those that are gone too, and of all runs beside it.
 
-
-def decisive(settings: Plain) -> dict[str, Any]:
-    """Return nested settings with dotted names, without what only says how a result is come by."""
-    return {key: value for key, value in flatten(settings).items() if key not in NEUTRAL}
-
-
-def _environment(seed: int) -> dict[str, Any]:
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    return {
-        "commit": _commit(),
-        "hardware": {"cpus": os.cpu_count(), "machine": platform.machine(), "memory_gib": round(memory, 1)},
-        "packages": {name: version(name) for name in PACKAGES},
-        "python": platform.python_version(),
-        "seed": seed,
-        "system": platform.system(),
-    }
-
-
-def _commit() -> str | None:
-    """Return the commit that this code was checked out at; None if it was installed from elsewhere."""
-    git = shutil.which("git")
-    if git is None:
-        return None
-    command = [git, "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    return done.stdout.strip() or None
+    The latter because a store that was moved together with its runs knows them by their old places.
+    """
+    recorded = (as_path(json.loads(read_bytes(path))["run"]) for path in (store / USERS).glob("*.json"))
+    beside = (path.parent for path in store.parent.glob(f"*/{STAGES}"))
+    yield from sorted({*recorded, *beside}, key=str)
