@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from l2a_ray.errors import SettingError
-from l2a_ray.storage.files import as_path, read_bytes
+from l2a_ray.storage.files import as_path, open_file
 
 Rule = Callable[[Any], str | None]
 """Returns what is wrong with a value, as "must be positive"; None if nothing is."""
@@ -32,7 +32,8 @@ def setting(
     Args:
         default: its value where none is given.
         default_factory: makes that value, in place of ``default``.
-        execution: it says how a result is made (processes, GPUs, checkpoints), not what it is: no key depends on it.
+        execution: it says how a result is made (processes, GPUs, checkpoints) or where something lies, not what the
+            result is: no key depends on it.
         content: it names a file; keys depend on what is in the file and not on where it lies.
         only_for: other fields of the same dataclass and the values that make this one matter: ``{"kind": ["mmdet"]}``.
     """
@@ -42,62 +43,80 @@ def setting(
     return dataclasses.field(default=default, metadata=about)
 
 
-def at_least(low: float) -> Rule:
+def at_least(low: float, unit: str = "") -> Rule:
     """Accept numbers from ``low`` on."""
-    return lambda value: None if value >= low else f"must be at least {low}"
+    return lambda value: None if value >= low else f"must be at least {low} {unit}".rstrip()
 
 
-def above(low: float) -> Rule:
+def above(low: float, unit: str = "") -> Rule:
     """Accept numbers greater than ``low``."""
-    return lambda value: None if value > low else f"must be above {low}"
+    return lambda value: None if value > low else f"must be above {low} {unit}".rstrip()
 
 
-def within(low: float, high: float) -> Rule:
+def within(low: float, high: float, unit: str = "") -> Rule:
     """Accept numbers in [low, high]."""
-    return lambda value: None if low <= value <= high else f"must be between {low} and {high}"
+    return lambda value: None if low <= value <= high else f"must be between {low} and {high} {unit}".rstrip()
+
+
+def between(low: float, high: float) -> Rule:
+    """Accept numbers greater than ``low`` and less than ``high``."""
+    return lambda value: None if low < value < high else f"must be above {low} and below {high}"
 
 
 def check(settings: Any, **rules: Rule) -> None:
-    """Check a settings dataclass: choices (``Literal``), numbers that are finite, and the rules given by field name.
+    """Check a settings dataclass: values are there, choices (``Literal``) known, numbers finite, and rules kept.
+
+    Args:
+        settings: what is checked.
+        rules: by field name.
 
     Raises:
         SettingError: the first field that is wrong; it names the field alone, whoever owns the settings adds its path.
     """
     for name, hint in get_type_hints(type(settings)).items():
         value = getattr(settings, name)
+        items = value if isinstance(value, list | tuple) else (value,)
+        if value is None and hint is not Any and type(None) not in get_args(hint):
+            raise SettingError(name, value, "must have a value")
         choices = _choices(hint)
-        if choices and value not in choices:
-            raise SettingError(name, value, f"must be one of {', '.join(map(str, choices))}")
-        if isinstance(value, float) and not math.isfinite(value):
-            raise SettingError(name, value, "must be a finite number")
+        if choices and any(item not in choices for item in items):
+            count = "some" if items is value else "one"
+            raise SettingError(name, value, f"must be {count} of {', '.join(map(str, choices))}")
+        if any(isinstance(item, float) and not math.isfinite(item) for item in items):
+            raise SettingError(name, value, "must be finite")
     for name, rule in rules.items():
         value = getattr(settings, name)
         if (reason := rule(value)) is not None:
             raise SettingError(name, value, reason)
 
 
-def _choices(hint: Any) -> tuple[object, ...]:
-    """Return what a ``Literal``, or a union of one with None, allows; nothing for other types."""
+def _choices(hint: Any) -> tuple[Any, ...]:
+    """Return what a ``Literal`` allows, or a union of one with None, or a list or tuple of one; else nothing."""
     if get_origin(hint) is Literal:
         return get_args(hint)
-    if any(get_origin(part) is Literal for part in get_args(hint)) and get_origin(hint) not in (list, tuple, dict):
-        return tuple(value for part in get_args(hint) for value in (get_args(part) or (None,)))
+    parts = get_args(hint)
+    if any(get_origin(part) is Literal for part in parts) and get_origin(hint) is not dict:
+        return tuple(value for part in parts if part is not Ellipsis for value in (get_args(part) or (None,)))
     return ()
 
 
-def relevant(settings: Any, prefix: str = "") -> dict[str, Any]:
+def relevant(settings: Any, prefix: str = "", without: type | tuple[type, ...] = ()) -> dict[str, Any]:
     """Return, by dotted name, the settings that a result depends on: those that matter and are not at their default.
 
     Defaults are left out so that a setting which the code gains later, at its default, changes no key. Whoever changes
-    a default raises the version of the stages that use it.
+    a default raises the version of the stages that use it. Values of the types ``without`` are left out too.
     """
     found: dict[str, Any] = {}
     for field in dataclasses.fields(settings):
         about, value = field.metadata, getattr(settings, field.name)
         owners: Mapping[str, Sequence[object]] = about.get("only_for", {})
-        if about.get("execution") or any(getattr(settings, owner) not in kinds for owner, kinds in owners.items()):
+        if about.get("execution") or isinstance(value, without):
+            continue
+        if any(getattr(settings, owner) not in kinds for owner, kinds in owners.items()):
             continue
         if dataclasses.is_dataclass(value):
+            if default_of(field) is None:  # else a part at its defaults would equal none
+                found[prefix + field.name] = type(value).__name__
             found |= relevant(value, f"{prefix}{field.name}.")
         elif value != default_of(field):
             found[prefix + field.name] = content_digest(value) if about.get("content") else plain(value)
@@ -113,14 +132,12 @@ def default_of(field: "dataclasses.Field[Any]") -> Any:
 
 def plain(value: Any) -> Any:
     """Return a value as JSON knows it."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        value = dataclasses.asdict(value)
-    return json.loads(json.dumps(value))
+    return json.loads(json.dumps(value, default=dataclasses.asdict))
 
 
 def content_digest(name: str | None) -> str | None:
     """Return a digest of the file that a setting names; the name itself where no such file is there."""
-    if name is None:
-        return None
-    path = as_path(name)
-    return f"blake2b:{hashlib.blake2b(read_bytes(path), digest_size=16).hexdigest()}" if path.is_file() else name
+    if name is None or not (path := as_path(name)).is_file():
+        return name
+    with open_file(path) as file:
+        return f"blake2b:{hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()}"

@@ -1,28 +1,27 @@
 """All settings in one place; each part is defined by the module that uses it, and only there."""
 
-import math
-from dataclasses import asdict, dataclass, field
+import dataclasses
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from envs.settings import EnvSettings
-from l2a_ray.classifier.settings import ClassifierSettings
-from l2a_ray.composites.composite import CompositeSettings
-from l2a_ray.errors import SettingError
-from l2a_ray.outputs.export import ExportSettings
-from l2a_ray.outputs.preview import PreviewSettings
-from l2a_ray.pairs.match import MatchSettings
-from l2a_ray.prepare.inpaint.fill import InpaintSettings
-from l2a_ray.prepare.segment import SegmentSettings
+from l2a_ray.classifier.settings import ClassifierSettings, WorkerSettings, check_workers
+from l2a_ray.composites.settings import CompositeSettings
+from l2a_ray.config.arms import Arm, resolve
+from l2a_ray.errors import SettingError, owned_by
+from l2a_ray.fields import plain
+from l2a_ray.outputs.settings import CANDIDATES, WORST, ExportSettings, PreviewSettings
+from l2a_ray.pairs.settings import MatchSettings, SelectSettings
+from l2a_ray.planning.settings import PlanSettings
+from l2a_ray.prepare.inpaint.settings import InpaintSettings
+from l2a_ray.prepare.segment.settings import SegmentSettings
+from l2a_ray.runtime.settings import RuntimeSettings
 from l2a_ray.runtime.tracking import TrackingSettings
 from l2a_ray.selector.rl.settings import SelectorSettings
-from l2a_ray.selector.selection import SelectSettings
+from l2a_ray.selector.settings import WarmStartSettings
 from l2a_ray.storage.files import AnyPath, as_path
-from l2a_ray.storage.run import decisive
-from l2a_ray.videos.catalog import DataSettings
-from l2a_ray.videos.decode import DecodeSettings
-
-ARMS = ("real", "random", "selected")
+from l2a_ray.videos.settings import DataSettings, DecodeSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,13 +32,15 @@ class Settings:
     """Name of the run; its folder is `<runs>/<name>`."""
     runs: str = "runs"
     """Folder that holds all runs."""
-    seed: int = 0
-    """Seed of everything that is drawn."""
-    arms: str = "real,random,selected"
-    """What the classifier is trained with, separated by commas: `real` (no composites), `random` (randomly chosen
-    pairs), `selected` (pairs chosen by the Selector); all take the same number of steps."""
-    seeds: int = 1
-    """How many classifiers each arm trains; their mean and spread are reported."""
+    store: str | None = None
+    """Folder of the results that all runs share, each under the key of what it was made with; by default
+    `<runs>/store`."""
+    seeds: list[int] = field(default_factory=lambda: [0])
+    """The repetitions. Each draws everything anew that comes after the split of the data: pairs, Selector and
+    classifiers; means and spreads are over them. The split itself is drawn by `data.seed`."""
+    arms: dict[str, Any] | list[str] = field(default_factory=lambda: ["real", "random", "selected"])
+    """What classifiers are trained with, as a list of names or a mapping from name to definition. `real` (no
+    composites), `random` (randomly chosen pairs) and `selected` (pairs chosen by the Selector) need no definition."""
     data: DataSettings = field(default_factory=DataSettings)
     """Videos, labels and splits."""
     decode: DecodeSettings = field(default_factory=DecodeSettings)
@@ -49,9 +50,11 @@ class Settings:
     inpaint: InpaintSettings = field(default_factory=InpaintSettings)
     """Filling in the background."""
     match: MatchSettings = field(default_factory=MatchSettings)
-    """Which pairs are candidates."""
+    """Listing the candidate pairs."""
     composite: CompositeSettings = field(default_factory=CompositeSettings)
     """Pasting a foreground on a background."""
+    warm_start: WarmStartSettings = field(default_factory=WarmStartSettings)
+    """The plain classifier that the Selector is trained against."""
     env: EnvSettings = field(default_factory=EnvSettings)
     """The selection problem."""
     selector: SelectorSettings = field(default_factory=SelectorSettings)
@@ -60,47 +63,51 @@ class Settings:
     """How many pairs are kept."""
     classifier: ClassifierSettings = field(default_factory=ClassifierSettings)
     """The action classifier and how it is trained."""
+    workers: WorkerSettings = field(default_factory=WorkerSettings)
+    """The processes that train classifiers, the warm start included."""
+    runtime: RuntimeSettings = field(default_factory=RuntimeSettings)
+    """Ray on this machine."""
     tracking: TrackingSettings = field(default_factory=TrackingSettings)
     """Who is told how the Selector's training goes."""
+    plan: PlanSettings = field(default_factory=PlanSettings)
+    """How much is really run to say what a run will cost."""
     preview: PreviewSettings = field(default_factory=PreviewSettings)
     """Which pairs are shown."""
     export: ExportSettings = field(default_factory=ExportSettings)
     """Which composites are written as videos."""
 
     def __post_init__(self) -> None:
-        if not self.name or Path(self.name).name != self.name or self.name == "..":
-            raise SettingError("name", self.name, "must be a folder name, without slashes")
-        unknown = [arm for arm in self.arm_names if arm not in ARMS]
-        if unknown or not self.arm_names:
-            raise SettingError("arms", self.arms, f"must be some of {', '.join(ARMS)}, separated by commas")
-        if self.seeds < 1:
-            raise SettingError("seeds", self.seeds, "must be at least 1")
-        if not 0 <= self.seed < 2**31 or not math.isfinite(self.seed):
-            raise SettingError("seed", self.seed, "must be in [0, 2^31)")
-        if self.classifier.crop > self.decode.size:
-            raise SettingError(
-                "classifier.crop",
-                self.classifier.crop,
-                f"must be at most the clips' short side decode.size={self.decode.size}",
-            )
+        if not self.name or Path(self.name).name != self.name or self.name in ("..", "store"):
+            raise SettingError("name", self.name, "must be a folder name, without slashes, and not `store`")
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
+            raise SettingError("seeds", self.seeds, "must name at least one seed, each once")
+        if min(self.seeds) < 0 or max(self.seeds) >= 2**31:
+            raise SettingError("seeds", self.seeds, "must be in [0, 2^31)")
+        for owner, part in (("classifier", self.classifier), ("warm_start.classifier", self.warm_start.classifier)):
+            if part.crop > self.decode.size:
+                reason = f"must be at most the clips' short side decode.size={self.decode.size}"
+                raise SettingError(f"{owner}.crop", part.crop, reason)
+            with owned_by(owner):
+                check_workers(part, self.workers)
+        kinds = (*resolve(self.arms), WORST, CANDIDATES)
+        if unknown := [kind for kind in self.preview.which if kind not in kinds]:
+            raise SettingError("preview.which", unknown[0], f"must be some of {', '.join(kinds)}")
 
     @property
-    def arm_names(self) -> tuple[str, ...]:
-        """The arms, without repetition, in the order given."""
-        return tuple(dict.fromkeys(arm.strip() for arm in self.arms.split(",") if arm.strip()))
+    def arms_by_name(self) -> dict[str, Arm]:
+        """The arms with their definitions, in the order given."""
+        return resolve(self.arms)
 
     @property
     def folder(self) -> AnyPath:
         """The run's folder; its whole path, for processes with another working directory."""
         return as_path(self.runs).absolute() / self.name
 
+    @property
+    def store_folder(self) -> AnyPath:
+        """The folder of the results that all runs share."""
+        return as_path(self.store or f"{self.runs}/store").absolute()
+
     def plain(self) -> dict[str, Any]:
         """Return the settings as nested dictionaries of plain values."""
-        return asdict(self)
-
-    def flat(self, *sections: str) -> dict[str, Any]:
-        """Return the named sections with dotted names, without what only says how a result is come by."""
-        chosen = {key: value for key, value in self.plain().items() if key in sections}
-        if "data" in chosen:  # the same folder, however it was typed
-            chosen["data"]["root"] = str(as_path(self.data.root).absolute())
-        return decisive(chosen)
+        return dict(plain(dataclasses.asdict(self)))

@@ -1,0 +1,91 @@
+"""From YAML files and plain values to :class:`~l2a_ray.config.settings.Settings`; the command line's parser too."""
+
+import dataclasses
+import os
+from argparse import ArgumentError
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonargparse import ArgumentParser, Namespace, get_loader, set_loader, set_parsing_settings
+
+from l2a_ray.config.building import build
+from l2a_ray.config.settings import Settings
+from l2a_ray.errors import ConfigError
+
+MODE = "yaml_of_unique_keys"
+"""How parsers read values: ``ArgumentParser(parser_mode=MODE)``. A parser's subcommands read as it does."""
+
+
+def settings_parser(**options: Any) -> ArgumentParser:
+    """Return a parser of all settings, with an option each, and ``--config`` for YAML files.
+
+    Args:
+        options: of jsonargparse's ``ArgumentParser``.
+    """
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    parser = ArgumentParser(parser_mode=MODE, **options)
+    parser.add_argument("--config", action="config", help="YAML file with settings; give several to layer them.")
+    parser.add_class_arguments(Settings, sub_configs=True)
+    return parser
+
+
+def load(*files: str | Path, **changes: Any) -> Settings:
+    """Read settings: :func:`l2a_ray.config.load`."""
+    parser = settings_parser(exit_on_error=False)
+    parser.set_defaults(name="")  # no file need have it: it may be among the changes
+    try:
+        layered = parser.parse_args([f"--config={os.fspath(file)}" for file in files])
+        return settings_from(parser.parse_object(_plain(changes), layered))
+    except ArgumentError as error:
+        raise ConfigError(str(error)) from error
+
+
+def settings_from(parsed: Namespace) -> Settings:
+    """Build the settings that :func:`settings_parser` has read; what else the namespace holds is left out.
+
+    Raises:
+        SettingError: a setting has a value that cannot work; the message has its whole path.
+    """
+    return build(Settings, {field.name: _plain(parsed[field.name]) for field in dataclasses.fields(Settings)})
+
+
+def _plain(value: Any) -> Any:
+    """Return mappings, lists and values in place of namespaces, settings and paths."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        value = dataclasses.asdict(value)
+    if isinstance(value, Mapping | Namespace):
+        items = value.items() if isinstance(value, Mapping) else vars(value).items()
+        return {key: _plain(item) for key, item in items if key != "__path__"}  # of the file that it was read from
+    if isinstance(value, list | tuple):
+        return type(value)(map(_plain, value))
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
+
+
+def _read(content: str, path: str = "") -> Any:
+    """Read YAML as jsonargparse does, but refuse a name that stands twice in one mapping: YAML takes the last."""
+    loader = yaml.SafeLoader(content)
+    loader.name = path or "it"  # in the library's own complaints
+    for mapping in _mappings(loader.get_single_node()):
+        lines: dict[str, int] = {}
+        for key, _ in mapping.value:
+            line = key.start_mark.line + 1
+            if key.value in lines:
+                place = f"{path}, line {line}" if path else f"line {line}"
+                raise yaml.YAMLError(f"{place}: `{key.value}` stands in line {lines[key.value]} already. Keep one")
+            lines[key.value] = line
+    return get_loader("yaml")(content)
+
+
+def _mappings(node: yaml.Node | None) -> Iterator[yaml.MappingNode]:
+    if isinstance(node, yaml.MappingNode):
+        yield node
+        for _, value in node.value:
+            yield from _mappings(value)
+    elif isinstance(node, yaml.SequenceNode):
+        for value in node.value:
+            yield from _mappings(value)
+
+
+set_loader(MODE, _read, exceptions=(yaml.YAMLError,))
