@@ -1,37 +1,49 @@
-"""The clip store: one safetensors file a clip, and an index.
+"""The clip store: one safetensors file a clip, in a folder that many runs share, and an index of the clips of one.
 
-One file a clip because a pair needs two clips at random: reading 600 clips of 1.1 MB at random was 8 to 40 times faster
-from such files than from a columnar table. Axes: T time, H height, W width, C channel.
+One file a clip because a pair needs two clips at random, and those are read much faster from such files than from a
+columnar table. A file depends on its video and on how clips are made, on nothing else:
+labels, classes and splits stand in the index alone. Axes: T time, H height, W width, C channel.
 """
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from operator import attrgetter
+from pathlib import Path
+from typing import Any, Literal, cast
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import safetensors.numpy
-from cachetools import LRUCache, cachedmethod
+from cachetools import LRUCache
 from numpy.typing import NDArray
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 
 from l2a_ray.errors import StageError, StorageError
 from l2a_ray.prepare.segment.base import Planes
 from l2a_ray.storage.files import (
     AnyPath,
     as_path,
+    from_relative,
     header_metadata,
     open_file,
     read_bytes,
     read_table,
+    relative_name,
     write_bytes,
     write_json,
 )
 
-VERSION = 2
-PLANES = ("objects", "people", "boxes", "people_boxes")
+VERSION = 3
+Row = dict[str, Any]
+"""A row of the index or of the table of failures, or what a clip's file says of itself."""
+Part = Literal["frames", "background", "objects", "people", "boxes", "people_boxes"]
+"""A tensor of a clip: ``frames`` and ``background``, uint8 (T, H, W, C), or one of ``PLANES``, bool (T, H, W)."""
+PLANES: tuple[Part, ...] = ("objects", "people", "boxes", "people_boxes")
+PARTS: tuple[Part, ...] = ("frames", "background", *PLANES)
 NO_FOREGROUND, NO_BACKGROUND = "no foreground found", "no background seen"
 INDEX_DTYPES = {
     "id": "str",
@@ -49,9 +61,10 @@ INDEX_DTYPES = {
     "remark": "str",
     "source_hash": "str",
     "source_size": "int64",
-    "source_mtime_ns": "int64",
+    "source_stamp": "str",
 }
-FAILED_COLUMNS = ("id", "path", "class_name", "label", "split", "cause", "advice", "source_size", "source_mtime_ns")
+FAILED_COLUMNS = ("id", "path", "class_name", "label", "split", "cause", "advice", "source_size", "source_stamp")
+MEND = "Run `l2a prepare --refresh`: it makes anew what is missing or damaged"
 
 
 @dataclass(frozen=True)
@@ -69,19 +82,21 @@ class StoredClip:
     planes: Planes
 
     @property
-    def nbytes(self) -> int:
-        """Return what the arrays take in memory."""
-        return sum(array.nbytes for array in (self.frames_THWC, self.background_THWC, *vars(self.planes).values()))
+    def parts(self) -> dict[Part, NDArray[Any]]:
+        """The arrays by name, as ``ClipStore.read_parts`` gives them."""
+        planes = {name: getattr(self.planes, name) for name in PLANES}
+        return {"frames": self.frames_THWC, "background": self.background_THWC, **planes}
 
 
 class ClipStore:
-    """Read access to the clips that ``prepare`` made. Holds no open files, so it travels between processes.
+    """Read access to the clips of one data set. Holds no open files, so it travels between processes.
 
     Args:
-        root: folder with ``store.json`` and ``index.parquet``.
+        root: folder with ``store.json`` and ``index.parquet``; ``store.json`` says where the clips are.
 
     Raises:
-        StageError: the folder holds no complete clip store.
+        StageError: the folder holds no complete clip store, or one of another version.
+        StorageError: ``store.json`` is damaged.
     """
 
     def __init__(self, root: str | AnyPath) -> None:
@@ -89,69 +104,127 @@ class ClipStore:
         about = self.root / "store.json"
         try:
             description = json.loads(read_bytes(about))
+            version = description["version"]
         except (FileNotFoundError, NotADirectoryError):
             raise StageError(f"{self.root}: no clip store here. Run `l2a prepare` first") from None
-        if description["version"] != VERSION:
-            raise StageError(f"{about}: version {description['version']}, this program reads {VERSION}. Prepare again")
+        except (ValueError, LookupError, TypeError) as error:
+            raise StorageError(f"{about}: damaged ({error}). {MEND}") from error
+        if version != VERSION:
+            advice = "Run `l2a prepare` of this program, which makes another; the old one is kept until you delete it"
+            raise StageError(f"{about}: a clip store of version {version}, this program reads {VERSION}. {advice}")
         self.classes: tuple[str, ...] = tuple(description["classes"])
-        self.data = self.root / description["data"]
+        self.clips: AnyPath = from_relative(description["clips"], self.root)
+        self._columns: dict[str, pd.Series[Any]] = {}
 
-    @cached_property
+    @property
     def index(self) -> pd.DataFrame:
-        """One row a clip, sorted by id; columns as in ``INDEX_DTYPES``."""
-        return read_table(self.root / "index.parquet")
+        """One row a clip, sorted by id; all columns of ``INDEX_DTYPES``, some 200 MB for 240,000 clips."""
+        return self.columns(*INDEX_DTYPES)
+
+    def columns(self, *names: str) -> pd.DataFrame:
+        """Return some columns of the index; each is read once and kept.
+
+        Raises:
+            StorageError: the index is missing or damaged.
+        """
+        if unread := [name for name in names if name not in self._columns]:
+            table = self._table("index.parquet", unread)
+            self._columns |= {name: table[name] for name in unread}
+        return pd.DataFrame({name: self._columns[name] for name in names})
+
+    def rows(self, split: str) -> pd.DataFrame:
+        """Return id, class_name, label and split of the clips of one split: ``train``, ``val`` or ``test``."""
+        table = self.columns("id", "class_name", "label", "split")
+        return table[table["split"] == split]
 
     @cached_property
     def failed(self) -> pd.DataFrame:
         """One row a video that could not be used; columns as in ``FAILED_COLUMNS``."""
-        return read_table(self.root / "failed.parquet")
+        return self._table("failed.parquet", list(FAILED_COLUMNS))
 
-    def rows(self, split: str) -> pd.DataFrame:
-        """Return the index rows of one split: ``train``, ``val`` or ``test``."""
-        return self.index[self.index["split"] == split]
+    @cached_property
+    def content(self) -> str:
+        """16 hex digits that stand for the data set: its clips and how they were made, its labels and its splits."""
+        table = self.columns("id", "label", "split", "source_hash").to_csv(index=False)
+        about = json.dumps([self.clips.name, self.classes])
+        return hashlib.blake2b(f"{about}\n{table}".encode(), digest_size=8).hexdigest()
+
+    def path(self, clip_id: str) -> AnyPath:
+        """Return where a clip's file lies.
+
+        Raises:
+            StorageError: the index names no such clip.
+        """
+        ids, hashes = self._hashes
+        row, wanted = int(np.searchsorted(ids, clip_id.encode())), clip_id.encode()
+        if row == len(ids) or ids[row] != wanted:
+            raise StorageError(f"{self.root / 'index.parquet'}: it has no clip {clip_id}. {MEND}")
+        return clip_path(self.clips, clip_id, hashes[row].decode())
 
     def read(self, clip_id: str) -> StoredClip:
-        """Read one clip.
+        """Read a whole clip.
 
         Raises:
             StorageError: its file is missing or damaged.
         """
-        path = clip_path(self.data, clip_id)
+        parts = self.read_parts(clip_id, PARTS)
+        return StoredClip(parts["frames"], parts["background"], Planes(**{str(name): parts[name] for name in PLANES}))
+
+    def read_parts(self, clip_id: str, parts: Sequence[Part]) -> dict[Part, NDArray[Any]]:
+        """Read some parts of a clip and nothing else of its file; of an object, all of it in one request.
+
+        Raises:
+            StorageError: its file is missing or damaged.
+        """
+        path = self.path(clip_id)
         try:
-            tensors = safetensors.numpy.load(read_bytes(path))
-        except (OSError, SafetensorError) as error:
-            raise StorageError(
-                f"{path}: {error}. Delete the file if it is there and run `l2a prepare` again"
-            ) from error
-        width = tensors["frames"].shape[2]
-        return StoredClip(
-            frames_THWC=tensors["frames"],
-            background_THWC=tensors["background"],
-            planes=Planes(**{name: unpack(tensors[name], width) for name in PLANES}),
-        )
+            tensors, width = _read_tensors(path, parts)
+        except (OSError, SafetensorError, KeyError) as error:
+            raise StorageError(f"{path}: cannot be read ({error}). {MEND}") from error
+        return {name: unpack(array, width) if name in PLANES else array for name, array in tensors.items()}
+
+    @cached_property
+    def _hashes(self) -> tuple[NDArray[np.bytes_], NDArray[np.bytes_]]:
+        """Ids, sorted, and the part of the source's hash that names the clip's file: 32 bytes a clip."""
+        table = self.columns("id", "source_hash")
+        return table["id"].to_numpy().astype(np.bytes_), table["source_hash"].str[:16].to_numpy().astype(np.bytes_)
+
+    def _table(self, name: str, columns: list[str]) -> pd.DataFrame:
+        try:
+            return read_table(self.root / name, columns=columns)
+        except (OSError, pa.ArrowException) as error:
+            raise StorageError(f"{self.root / name}: cannot be read ({error}). {MEND}") from error
 
 
 class CachedClipStore(ClipStore):
-    """A store that keeps the clips read last in memory: the environment comes back to the same ones.
+    """A store that keeps the parts of clips read last in memory: the environment comes back to the same ones.
+
+    The arrays that it returns are not to be changed.
 
     Args:
         root: as of ``ClipStore``.
-        memory: bytes that the kept clips may take.
+        memory: bytes that the kept parts may take.
     """
 
     def __init__(self, root: str | AnyPath, memory: int) -> None:
         super().__init__(root)
-        self._kept: LRUCache[str, StoredClip] = LRUCache(memory, getsizeof=attrgetter("nbytes"))
+        self._kept: LRUCache[tuple[str, Part], NDArray[Any]] = LRUCache(memory, getsizeof=attrgetter("nbytes"))
 
-    @cachedmethod(attrgetter("_kept"))
-    def read(self, clip_id: str) -> StoredClip:
-        """Read one clip, which is not to be changed."""
-        return super().read(clip_id)
+    def read_parts(self, clip_id: str, parts: Sequence[Part]) -> dict[Part, NDArray[Any]]:
+        """Return some parts of a clip, from memory where they are there."""
+        found = {part: self._kept[clip_id, part] for part in parts if (clip_id, part) in self._kept}
+        if unread := [part for part in parts if part not in found]:
+            read = super().read_parts(clip_id, unread)
+            found |= read
+            self._kept.update(
+                {(clip_id, part): array for part, array in read.items() if array.nbytes <= self._kept.maxsize}
+            )
+        return found
 
 
-def clip_path(data: AnyPath, clip_id: str) -> AnyPath:
-    """Return where a clip's file lies. 256 folders keep each one small enough to list."""
-    return data / f"{clip_id[:2]}/{clip_id}.safetensors"
+def clip_path(clips: AnyPath, clip_id: str, source_hash: str) -> AnyPath:
+    """Return where the clip of a video of this content lies. 256 folders keep each one small enough to list."""
+    return clips / f"{clip_id[:2]}/{clip_id}-{source_hash[:16]}.safetensors"
 
 
 def pack(mask_THW: NDArray[np.bool_]) -> NDArray[np.uint8]:
@@ -161,33 +234,44 @@ def pack(mask_THW: NDArray[np.bool_]) -> NDArray[np.uint8]:
 
 def unpack(bits: NDArray[np.uint8], width: int) -> NDArray[np.bool_]:
     """Undo ``pack`` for rows of ``width`` pixels."""
-    # All bits in one row: twice as fast as along an axis.
+    # All bits in one row: faster than along an axis.
     padded = np.unpackbits(bits).reshape(*bits.shape[:-1], 8 * bits.shape[-1])
     return np.ascontiguousarray(padded[..., :width]).view(np.bool_)
 
 
-def write_clip(data: AnyPath, clip_id: str, clip: StoredClip, metadata: dict[str, str]) -> None:
+def write_clip(path: AnyPath, clip: StoredClip, metadata: dict[str, str]) -> None:
     """Write one clip; a reader sees all of it or nothing.
 
     Raises:
         StorageError: the folder cannot be written or the disk is full.
     """
-    tensors = {"frames": clip.frames_THWC, "background": clip.background_THWC}
-    tensors |= {name: pack(getattr(clip.planes, name)) for name in PLANES}
-    write_bytes(clip_path(data, clip_id), safetensors.numpy.save(tensors, metadata))
+    tensors = {str(name): pack(array) if name in PLANES else array for name, array in clip.parts.items()}
+    write_bytes(path, safetensors.numpy.save(tensors, metadata))
 
 
-def read_metadata(data: AnyPath, clip_id: str) -> dict[str, str] | None:
-    """Return what ``write_clip`` was told about a clip, or None if its file is missing or damaged."""
+def read_metadata(path: AnyPath) -> dict[str, str] | None:
+    """Return the metadata that ``write_clip`` stored with a clip, or None if its file is missing or damaged."""
     try:
-        with open_file(clip_path(data, clip_id)) as file:
+        with open_file(path) as file:
             return header_metadata(file)
     except (OSError, ValueError):
         return None
 
 
-def write_index(root: AnyPath, data: str, classes: Sequence[str], index: pd.DataFrame, failed: pd.DataFrame) -> None:
+def _read_tensors(path: AnyPath, names: Sequence[Part]) -> tuple[dict[Part, NDArray[np.uint8]], int]:
+    """Return tensors as they are stored, and the clip's width in pixels."""
+    if not isinstance(path, Path):
+        found = cast("dict[Part, NDArray[np.uint8]]", safetensors.numpy.load(read_bytes(path)))
+        return {name: found[name] for name in names}, found["frames"].shape[2]
+    with safe_open(path, framework="numpy") as file:
+        return {name: file.get_tensor(name) for name in names}, file.get_slice("frames").get_shape()[2]
+
+
+def write_index(
+    out: AnyPath, clips: AnyPath, classes: Sequence[str], index: pd.DataFrame, failed: pd.DataFrame
+) -> None:
     """Write the store's description; ``store.json`` comes last, so its presence means that all is there."""
-    write_bytes(root / "index.parquet", index.to_parquet(index=False))
-    write_bytes(root / "failed.parquet", failed.to_parquet(index=False))
-    write_json(root / "store.json", {"version": VERSION, "classes": list(classes), "data": data})
+    write_bytes(out / "index.parquet", index.to_parquet(index=False))
+    write_bytes(out / "failed.parquet", failed.to_parquet(index=False))
+    about = {"version": VERSION, "classes": list(classes), "clips": relative_name(clips, out)}
+    write_json(out / "store.json", about)

@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
@@ -14,52 +13,11 @@ from l2a_ray.errors import DatasetError, SettingError
 from l2a_ray.storage.files import AnyPath, as_path, read_bytes
 from l2a_ray.videos.layouts import LAYOUTS, Found, Listing, Part
 from l2a_ray.videos.published import DEPTH, SETS, ListedClip
+from l2a_ray.videos.settings import DataSettings as DataSettings
 from l2a_ray.videos.splits import draw_groups, shared_sources
 
-
-@dataclass(frozen=True, kw_only=True)
-class DataSettings:
-    """Where the videos are and how they are split."""
-
-    root: str = ""
-    """Folder of the data set."""
-    layout: Literal["folder", "jhmdb", "ucf101", "hmdb51", "kinetics100", "kinetics400"] = "folder"
-    """How it is laid out: root/<class>/* or root/{train,val,test}/<class>/* (folder), or a data set as it is published;
-    the clips of UCF101, HMDB51 and Kinetics are found by their names, and need not all be there."""
-    split: int = 1
-    """Which of the three published splits of J-HMDB, UCF101 or HMDB51; other layouts have one."""
-    labelled_share: float = 1.0
-    """Share of the training clips that is used, as VideoSSL published it for split 1: 0.05, 0.1, 0.2 or 0.5 of UCF101
-    and Kinetics-100; 0.4, 0.5 or 0.6 of HMDB51. 1: the official training part."""
-    labels: str | None = None
-    """Text file with a class name a line: these classes alone are used, in this order (default: all, sorted)."""
-    val_fraction: float = 0.2
-    """Share of each class's training clips cut off as D_val, where no val folder is given (ours; METHOD.md)."""
-    test_fraction: float = 0.2
-    """Share of each class's clips drawn as test part, where no test folder is given (ours)."""
-    max_failures: int = 3
-    """How many processes may die while they prepare the same video before it is given up (ours)."""
-
-    def __post_init__(self) -> None:
-        if self.layout not in LAYOUTS:
-            raise SettingError("data.layout", self.layout, f"must be one of {', '.join(sorted(LAYOUTS))}")
-        if self.split not in (1, 2, 3):
-            raise SettingError("data.split", self.split, "must be 1, 2 or 3")
-        published = SETS.get(self.layout)
-        if published and self.split > published.splits:
-            raise SettingError("data.split", self.split, f"must be 1 for {self.layout}")
-        shares = (*(published.shares if published and self.split == 1 else ()), 1)
-        if self.labelled_share not in shares:
-            allowed = ", ".join(map(str, shares))
-            raise SettingError(
-                "data.labelled_share", self.labelled_share, f"must be {allowed} for split {self.split} of {self.layout}"
-            )
-        if self.max_failures < 0:
-            raise SettingError("data.max_failures", self.max_failures, "must be 0 or more")
-        for name in ("val_fraction", "test_fraction"):
-            fraction = getattr(self, name)
-            if not 0 < fraction < 1:
-                raise SettingError(f"data.{name}", fraction, "must be above 0 and below 1: no part may be empty")
+_LIMIT = 2
+"""Beside the draws of the test part (0) and of D_val (1), a seed's independent random numbers."""
 
 
 @dataclass(frozen=True)
@@ -96,17 +54,20 @@ class Catalog:
     missing: tuple[ListedClip, ...] = ()
 
 
-def read_catalog(settings: DataSettings, seed: int) -> Catalog:
-    """List the videos of a data set and split them; the same seed gives the same split.
+def read_catalog(settings: DataSettings) -> Catalog:
+    """List the videos of a data set and split them; the same settings give the same split.
 
     Broken files are listed too: the stage that decodes them says what is wrong with each.
 
     Raises:
         DatasetError: the folder cannot serve as a data set; the message says why.
+        SettingError: ``root`` or ``labels`` names nothing that can be read.
     """
+    if not settings.root:
+        raise SettingError("root", settings.root, "must name the folder that holds the videos")
     root = as_path(settings.root).absolute()
-    if not settings.root or not root.is_dir():
-        raise DatasetError(f"data.root={settings.root!r} is not a folder. Give the folder that holds the videos")
+    if not root.is_dir():
+        raise SettingError("root", settings.root, "is not a folder. Give the folder that holds the videos")
     listing = LAYOUTS[settings.layout](root, settings.layout, settings.split, settings.labelled_share)
     classes, notes = _choose_classes(listing, settings.labels)
     label = {name: i for i, name in enumerate(classes)}
@@ -116,7 +77,11 @@ def read_catalog(settings: DataSettings, seed: int) -> Catalog:
         _check_parts(root, settings, found)
         notes.append(_share_there(len(found), missing))
     _check_classes(root, classes, found)
-    found, drawn = _draw_missing_parts(found, settings, seed)
+    found, drawn = _draw_missing_parts(found, settings)
+    if settings.limit is not None:
+        kept = _draw_some(found, settings.limit, settings.seed)
+        drawn.append(f"data.limit {settings.limit} a class and part keeps {len(kept)} of {len(found)} clips")
+        found = kept
     above = str(root / "_").removesuffix("_")  # joining 240,000 paths by pathlib takes seconds
     videos = tuple(
         Video(_video_id(clip.path), above + clip.path, clip.class_name, label[clip.class_name], clip.part, clip.group)
@@ -151,7 +116,7 @@ def _choose_classes(listing: Listing, labels: str | None) -> tuple[tuple[str, ..
     try:
         lines = read_bytes(as_path(labels)).decode().splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise DatasetError(f"data.labels={labels!r} cannot be read ({error}). Give a text file, UTF-8") from error
+        raise SettingError("labels", labels, f"cannot be read ({error}). Give a text file, UTF-8") from error
     names = [line.strip() for line in lines if line.strip()]
     if twice := [name for name, count in Counter(names).items() if count > 1]:
         raise DatasetError(f"{labels} names classes twice: {', '.join(twice)}. Name each once")
@@ -179,7 +144,7 @@ def _check_classes(root: AnyPath, classes: tuple[str, ...], found: list[Found]) 
             raise DatasetError(f"classes with {kind} in {root}: {', '.join(empty)}. Add videos, or remove the class")
 
 
-def _draw_missing_parts(found: list[Found], settings: DataSettings, seed: int) -> tuple[list[Found], list[str]]:
+def _draw_missing_parts(found: list[Found], settings: DataSettings) -> tuple[list[Found], list[str]]:
     published, notes = {clip.part for clip in found}, []
     draws: tuple[tuple[Part, float], ...] = (("test", settings.test_fraction), ("val", settings.val_fraction))
     for number, (part, fraction) in enumerate(draws):
@@ -190,7 +155,7 @@ def _draw_missing_parts(found: list[Found], settings: DataSettings, seed: int) -
             [clip.class_name for clip in pool],
             [clip.group for clip in pool],
             fraction,
-            np.random.default_rng([seed, number]),
+            np.random.default_rng([settings.seed, number]),
             barred={clip.group for clip in found if clip.part != "train"},
             keep_small=settings.layout in SETS,
         )
@@ -199,5 +164,16 @@ def _draw_missing_parts(found: list[Found], settings: DataSettings, seed: int) -
         if whole := sorted({clip.class_name for clip in pool} - cut):
             notes.append(f"classes too small to be cut, without a clip in {part}: {', '.join(whole)}")
         count = sum(clip.part == part for clip in found)
-        notes.append(f"the {part} part is drawn: {count} of {len(pool)} clips, whole source videos, seed {seed}")
+        notes.append(
+            f"the {part} part is drawn: {count} of {len(pool)} clips, whole source videos, data.seed {settings.seed}"
+        )
     return found, notes
+
+
+def _draw_some(found: list[Found], limit: int, seed: int) -> list[Found]:
+    """Draw at most ``limit`` clips of each class and part; those of a smaller limit are among those of a larger one."""
+    groups: dict[tuple[str, Part], list[Found]] = {}
+    for clip in sorted(found, key=lambda clip: clip.path):
+        groups.setdefault((clip.class_name, clip.part), []).append(clip)
+    rng = np.random.default_rng([seed, _LIMIT])
+    return [group[place] for _, group in sorted(groups.items()) for place in rng.permutation(len(group))[:limit]]

@@ -16,10 +16,11 @@ from av.video.reformatter import Interpolation, VideoReformatter
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
-from l2a_ray.errors import SettingError, VideoError
+from l2a_ray.errors import VideoError
 from l2a_ray.storage.files import as_path, open_file, read_bytes
+from l2a_ray.videos.settings import MIN_SIDE
+from l2a_ray.videos.settings import DecodeSettings as DecodeSettings
 
-MIN_SIDE = 16  # pixels; a narrower picture shows no action
 MAX_ASPECT = 10  # long side over short side; a longer strip would fill the memory once its short side is resized
 MIN_SHARE = 0.8  # a file that yields a smaller share of the frames it promises is refused as truncated
 _REPLACE = "Replace the file by an intact copy, or remove it"
@@ -44,22 +45,6 @@ class Clip:
     indices_T: NDArray[np.int64]
     frame_count: int
     rate: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class DecodeSettings:
-    """How many frames are taken from a video, and how large they are."""
-
-    frames: int = 8
-    """Frames a clip, at uniform times over the whole video (paper, section 5.1)."""
-    size: int = 128
-    """Short side of a frame in pixels, aspect kept (ours: room for the 112 x 112 crops of section 5.1)."""
-
-    def __post_init__(self) -> None:
-        if self.frames < 2:
-            raise SettingError("decode.frames", self.frames, "must be 2 or more: motion needs two frames")
-        if self.size < MIN_SIDE:
-            raise SettingError("decode.size", self.size, f"must be {MIN_SIDE} pixels or more")
 
 
 def uniform_indices(count: int, frames: int) -> NDArray[np.int64]:
@@ -94,13 +79,13 @@ def decode(path: str, settings: DecodeSettings, source: BinaryIO | None = None) 
             raise VideoError(path, f"truncated: {count} of {promised} frames could be decoded", _REPLACE)
         if count < 2:
             raise VideoError(path, f"it holds {count} frame, motion needs 2", _NO_VIDEO)
-        indices_T = uniform_indices(count, settings.frames)
+        indices = uniform_indices(count, settings.frames)
         if count != header.packets:  # a packet is not always a frame: read again, now that the number is known
-            picked, _, _ = _read(path, source, indices_T, settings.size)
+            picked, _, _ = _read(path, source, indices, settings.size)
     except av.FFmpegError as error:
         raise VideoError(path, f"cannot be decoded ({error.strerror})", _REPLACE) from error
-    frames_THWC = np.stack([picked[index] for index in indices_T.tolist()])
-    return Clip(path=path, frames_THWC=frames_THWC, indices_T=indices_T, frame_count=count, rate=header.rate)
+    frames = np.stack([picked[index] for index in indices.tolist()])
+    return Clip(path=path, frames_THWC=frames, indices_T=indices, frame_count=count, rate=header.rate)
 
 
 def fetch(path: str) -> io.BytesIO | None:

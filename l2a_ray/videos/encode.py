@@ -42,16 +42,16 @@ def encode_mp4(frames_THWC: NDArray[np.uint8], rate: Fraction, crf: int = 18) ->
         The content of an MP4 file; the same frames give the same bytes.
     """
     _, height, width, _ = frames_THWC.shape
-    even_THWC = np.pad(frames_THWC, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+    even = np.pad(frames_THWC, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")
     content = io.BytesIO()
     with av.open(content, "w", format="mp4", options={"fflags": "+bitexact"}) as container:
         stream = container.add_stream("libx264", rate=rate, options=_OPTIONS | {"crf": str(crf)})
-        stream.height, stream.width = even_THWC.shape[1:3]
+        stream.height, stream.width = even.shape[1:3]
         stream.pix_fmt = "yuv420p"
         context = stream.codec_context
         context.colorspace, context.color_range = _BT601, _LIMITED
         context.color_primaries = context.color_trc = _SMPTE170M
-        for frame_HWC in even_THWC:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame_HWC, format="rgb24")))
+        for frame in even:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode())
     return content.getvalue()

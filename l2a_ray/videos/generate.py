@@ -3,6 +3,8 @@
 Every class shares one distribution of actors, paths and scenes. Each class has a scene of its own, which it is seen in
 nearly always in training and no more than in any other at test: a classifier that looks at the background fails. The
 actor crosses part of the picture in every clip, so that a temporal median shows the scene behind it.
+
+Axes: T time, H height, W width, C channel, L chains of the body, J joints of a chain, P coordinates (x, y).
 """
 
 import json
@@ -18,8 +20,9 @@ import pandas as pd
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from l2a_ray.errors import SettingError, StageError, StorageError
+from l2a_ray.errors import StageError, StorageError
 from l2a_ray.runtime.progress import Bar
+from l2a_ray.videos.settings import GenerateSettings as GenerateSettings
 
 ACTIONS = ("wave_hand", "clap_hands", "jump", "squat", "walk", "kick")
 SCENES = ("stripes", "checks", "bricks", "waves", "clouds", "dots")
@@ -36,52 +39,10 @@ _LOST_OPACITY = 0.1  # a lost actor differs from the scene by a tenth of what an
 # files differ from run to run in a few bytes (x264 core 165); ultrafast uses neither.
 _ENCODER = {"preset": "ultrafast", "crf": "18", "threads": "1"}
 
-_BONES_LS = np.array([[0.18, 0.19]] * 2 + [[0.24, 0.24]] * 2)  # lengths of arms and legs in body heights
-_SPREAD_L = np.array([0.09, 0.09, 0.05, 0.05])  # of shoulders and hips from the middle
-_ROOT_Y_L = np.array([-0.3, -0.3, 0.0, 0.0])  # of shoulders and hips
+_BONES = np.array([[0.18, 0.19]] * 2 + [[0.24, 0.24]] * 2)  # lengths of arms and legs in body heights
+_SPREAD = np.array([0.09, 0.09, 0.05, 0.05])  # of shoulders and hips from the middle
+_ROOT_Y = np.array([-0.3, -0.3, 0.0, 0.0])  # of shoulders and hips
 _HELD_ARMS = (((8, 0), (8, 15)), ((160, 0), (165, 0)), ((15, 5), (10, 150)))  # hanging, raised, folded
-
-
-@dataclass(frozen=True, kw_only=True)
-class GenerateSettings:
-    """The demo's data set."""
-
-    width: int = 80
-    """Width of a video in pixels, even. Ours."""
-    height: int = 72
-    """Height of a video in pixels, even. Ours."""
-    frames: int = 24
-    """Frames a video. Ours."""
-    rate: int = 12
-    """Frames per second. Ours."""
-    train_per_class: int = 40
-    """Training videos in each class's folder, bad ones included. Ours."""
-    test_per_class: int = 20
-    """Test videos of each class. Ours."""
-    correlation: float = 0.9
-    """Share of a class's training videos that show its own scene, in [0, 1]; the others are drawn from the rest."""
-    wrong_label_share: float = 0.15
-    """Share of a class's training videos that show the next class's action, as an annotator who takes one action for
-    another leaves them. Ours."""
-    lost_share: float = 0.05
-    """Share of a class's training videos whose actor is hard to see, so that segmenters lose it. Ours."""
-
-    def __post_init__(self) -> None:
-        for field, least in {"width": 32, "height": 32, "frames": 8, "rate": 1}.items():
-            if getattr(self, field) < least:
-                raise SettingError(f"generate.{field}", getattr(self, field), f"must be at least {least}")
-        for field in ("width", "height"):
-            if getattr(self, field) % 2:
-                raise SettingError(f"generate.{field}", getattr(self, field), "must be even (yuv420p)")
-        for field in ("train_per_class", "test_per_class"):
-            if getattr(self, field) < 1:
-                raise SettingError(f"generate.{field}", getattr(self, field), "must be at least 1")
-        for field in ("correlation", "wrong_label_share", "lost_share"):
-            if not 0 <= getattr(self, field) <= 1:
-                raise SettingError(f"generate.{field}", getattr(self, field), "must be in [0, 1]")
-        if self.wrong_label_share + self.lost_share > 1:
-            reason = f"must be at most 1 together with generate.wrong_label_share={self.wrong_label_share}"
-            raise SettingError("generate.lost_share", self.lost_share, reason)
 
 
 @dataclass(frozen=True)
@@ -114,8 +75,8 @@ def generate(root: Path, settings: GenerateSettings, seed: int) -> None:
         shutil.rmtree(partial, ignore_errors=True)
         plans = plan_videos(settings, seed)
         for number, plan in enumerate(Bar(plans, desc="generate", unit="video")):
-            frames_THWC, _ = draw(plan, settings, np.random.default_rng([seed, 1, number]))
-            _write_video(partial / plan.path, frames_THWC, settings.rate)
+            frames, _ = draw(plan, settings, np.random.default_rng([seed, 1, number]))
+            _write_video(partial / plan.path, frames, settings.rate)
         pd.DataFrame([asdict(plan) for plan in plans]).to_parquet(partial / "truth.parquet", index=False)
         (partial / "settings.json").write_text(record)
         partial.rename(root)
@@ -179,30 +140,30 @@ def draw(plan: Plan, settings: GenerateSettings, rng: Generator) -> tuple[NDArra
     Returns:
         RGB frames, uint8 (T, H, W, 3), and the actor's pixels, bool (T, H, W).
     """
-    scene_THWC = _draw_scene(plan.scene, settings, rng)
-    actor_THWC = _draw_actor(plan.true_class, settings, rng)
-    color_THWC, cover_THW1 = actor_THWC[..., :3], actor_THWC[..., 3:] / np.float32(255)
+    scene = _draw_scene(plan.scene, settings, rng)
+    actor = _draw_actor(plan.true_class, settings, rng)
+    color, cover = actor[..., :3], actor[..., 3:] / np.float32(255)
     opacity = _LOST_OPACITY if plan.bad == "lost" else 1
-    frames_THWC = scene_THWC + opacity * (color_THWC - scene_THWC * cover_THW1)
-    return np.rint(frames_THWC).clip(0, 255).astype(np.uint8), cover_THW1[..., 0] > 0.5
+    frames = scene + opacity * (color - scene * cover)
+    return np.rint(frames).clip(0, 255).astype(np.uint8), cover[..., 0] > 0.5
 
 
 def _draw_scene(scene: str, settings: GenerateSettings, rng: Generator) -> NDArray[np.float32]:
     """A texture of two shades of the scene's hue under uneven light, (T, H, W, 3) in [0, 255]; some of them move."""
     hue = 180 * SCENES.index(scene) / len(SCENES) + rng.uniform(-7, 7)  # OpenCV's hues: [0, 180)
     value, contrast, saturation = rng.uniform(70, 110), rng.uniform(25, 40), rng.uniform(35, 65)
-    shades_HSV = np.array([[[hue, saturation, value], [hue + rng.uniform(-8, 8), saturation, value + contrast]]])
-    shades_HSV[..., 0] %= 180
-    dark_C, light_C = cv2.cvtColor(shades_HSV.astype(np.uint8), cv2.COLOR_HSV2RGB)[0].astype(np.float32)
-    y_HW, x_HW = np.mgrid[: settings.height, : settings.width].astype(np.float32) * (72 / settings.height)
-    light_HW = 1 + rng.uniform(-0.1, 0.1) * (x_HW / 40 - 1) + rng.uniform(-0.1, 0.1) * (y_HW / 36 - 1)
+    shades = np.array([[[hue, saturation, value], [hue + rng.uniform(-8, 8), saturation, value + contrast]]])
+    shades[..., 0] %= 180
+    dark, bright = cv2.cvtColor(shades.astype(np.uint8), cv2.COLOR_HSV2RGB)[0].astype(np.float32)
+    y, x = np.mgrid[: settings.height, : settings.width].astype(np.float32) * (72 / settings.height)
+    light = 1 + rng.uniform(-0.1, 0.1) * (x / 40 - 1) + rng.uniform(-0.1, 0.1) * (y / 36 - 1)
     travel = _scene_travel(scene, rng)
     texture_seed = int(rng.integers(2**32))
     frames = []
     for time in np.linspace(0, 1, settings.frames) if travel.any() else (0.0,):
         dx, dy = (travel * time).astype(np.float32)
-        texture_HW1 = _texture(scene, x_HW + dx, y_HW + dy, np.random.default_rng(texture_seed))[..., None]
-        frames.append((dark_C + (light_C - dark_C) * texture_HW1) * light_HW[..., None])
+        texture = _texture(scene, x + dx, y + dy, np.random.default_rng(texture_seed))[..., None]
+        frames.append((dark + (bright - dark) * texture) * light[..., None])
     return np.broadcast_to(np.stack(frames), (settings.frames, *frames[0].shape))
 
 
@@ -240,16 +201,16 @@ def _texture(scene: str, x: NDArray[np.float32], y: NDArray[np.float32], rng: Ge
 def _draw_actor(action: str, settings: GenerateSettings, rng: Generator) -> NDArray[np.float32]:
     """The actor on black, premultiplied RGB and cover, (T, H, W, 4) in [0, 255]."""
     size = rng.uniform(0.74, 0.84) * settings.height * _SCALE
-    points_TLJP = _pose(action, settings, rng) * size + _path(size, settings, rng)[:, None, None]
+    points = _pose(action, settings, rng) * size + _path(size, settings, rng)[:, None, None]
     colors = _clothes(rng), _clothes(rng), rng.uniform(0.65, 1) * np.array([255, 215, 185])
     shape = settings.height * _SCALE, settings.width * _SCALE, 4
     frames = []
-    for points_LJP in points_TLJP:
-        canvas_HWC = np.zeros(shape, np.uint8)
-        _draw_body(canvas_HWC, points_LJP.astype(int), size, *colors)
-        frames.append(cv2.resize(canvas_HWC, (settings.width, settings.height), interpolation=cv2.INTER_AREA))
-    actor_THWC = np.stack(frames).astype(np.float32)
-    return actor_THWC if rng.random() < 0.5 else actor_THWC[:, :, ::-1]
+    for joints in points:
+        canvas = np.zeros(shape, np.uint8)
+        _draw_body(canvas, joints.astype(int), size, *colors)
+        frames.append(cv2.resize(canvas, (settings.width, settings.height), interpolation=cv2.INTER_AREA))
+    actor = np.stack(frames).astype(np.float32)
+    return actor if rng.random() < 0.5 else actor[:, :, ::-1]
 
 
 def _clothes(rng: Generator) -> NDArray[np.float64]:
@@ -272,26 +233,24 @@ def _pose(action: str, settings: GenerateSettings, rng: Generator) -> NDArray[np
     or away from the viewer, so that limbs show wherever they swing.
     """
     period = _PERIOD * rng.uniform(0.83, 1.2)
-    phase_T = 2 * np.pi * (rng.random() + np.arange(settings.frames) / settings.rate / period)
-    angles_TLSA, lift_T = _move(action, phase_T, rng)
-    out_TLS, fore_TLS = np.moveaxis(np.radians(angles_TLSA), -1, 0)
+    phase = 2 * np.pi * (rng.random() + np.arange(settings.frames) / settings.rate / period)
+    angles, lift = _move(action, phase, rng)
+    out, fore = np.moveaxis(np.radians(angles), -1, 0)
     turn = np.radians(rng.uniform(30, 52))
     across, ahead = np.cos(turn) * rng.choice([-1, 1]), np.sin(turn)
-    side_L = np.array([-1, 1, -1, 1])
-    x_TLS = side_L[:, None] * np.sin(out_TLS) * across + np.cos(out_TLS) * np.sin(fore_TLS) * ahead
-    y_TLS = np.cos(out_TLS) * np.cos(fore_TLS)
-    bones_TLSP = np.stack([x_TLS, y_TLS], axis=-1) * _BONES_LS[..., None]
-    roots_LP = np.stack([side_L * across * _SPREAD_L, _ROOT_Y_L], axis=-1)
-    limbs_TLJP = np.cumsum(
-        np.concatenate([np.broadcast_to(roots_LP, (len(phase_T), 4, 2))[:, :, None], bones_TLSP], 2), 2
-    )
-    spine_TLJP = np.broadcast_to(np.array([[[0, 0], [0, -0.31], [0, -0.42]]]), (len(phase_T), 1, 3, 2))
-    points_TLJP = np.concatenate([limbs_TLJP, spine_TLJP], axis=1)
-    points_TLJP[..., 1] -= (limbs_TLJP[:, 2:, 2, 1].max(axis=1) + lift_T)[:, None, None]
-    return points_TLJP
+    side = np.array([-1, 1, -1, 1])
+    x = side[:, None] * np.sin(out) * across + np.cos(out) * np.sin(fore) * ahead
+    y = np.cos(out) * np.cos(fore)
+    bones = np.stack([x, y], axis=-1) * _BONES[..., None]
+    roots = np.stack([side * across * _SPREAD, _ROOT_Y], axis=-1)
+    limbs = np.cumsum(np.concatenate([np.broadcast_to(roots, (len(phase), 4, 2))[:, :, None], bones], 2), 2)
+    spine = np.broadcast_to(np.array([[[0, 0], [0, -0.31], [0, -0.42]]]), (len(phase), 1, 3, 2))
+    points = np.concatenate([limbs, spine], axis=1)
+    points[..., 1] -= (limbs[:, 2:, 2, 1].max(axis=1) + lift)[:, None, None]
+    return points
 
 
-def _move(action: str, phase_T: NDArray[np.float64], rng: Generator) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _move(action: str, phase: NDArray[np.float64], rng: Generator) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Degrees of each limb's two parts from hanging, outwards and forwards, (T, 4, 2, 2); height above ground, (T,).
 
     Limbs that an action leaves alone are held still in poses that moving ones pass through, so that a single frame
@@ -299,57 +258,57 @@ def _move(action: str, phase_T: NDArray[np.float64], rng: Generator) -> tuple[ND
     """
     arms = [_HELD_ARMS[i] for i in rng.choice(len(_HELD_ARMS), size=2, p=(0.6, 0.2, 0.2))]
     legs = rng.uniform((2, -8), (8, 8), size=(2, 1, 2)).repeat(2, axis=1)
-    angles_TLSA = np.tile(np.concatenate([arms, legs]), (len(phase_T), 1, 1, 1))
-    angles_TLSA += rng.uniform(-6, 6, size=(4, 2, 2))
-    lift_T = np.zeros(len(phase_T))
-    side, swing_T = rng.integers(2), np.cos(phase_T)
+    angles = np.tile(np.concatenate([arms, legs]), (len(phase), 1, 1, 1))
+    angles += rng.uniform(-6, 6, size=(4, 2, 2))
+    lift = np.zeros(len(phase))
+    side, swing = rng.integers(2), np.cos(phase)
     if action == "wave_hand":
-        angles_TLSA[:, side, :, 0] = np.stack([130 + 35 * swing_T, 140 + 65 * swing_T], 1)
-        angles_TLSA[:, side, :, 1] = 10
+        angles[:, side, :, 0] = np.stack([130 + 35 * swing, 140 + 65 * swing], 1)
+        angles[:, side, :, 1] = 10
     elif action == "clap_hands":
-        angles_TLSA[:, :2, :, 0] = np.stack([40 + 50 * swing_T, 25 + 65 * swing_T], 1)[:, None]
-        angles_TLSA[:, :2, :, 1] = 85
+        angles[:, :2, :, 0] = np.stack([40 + 50 * swing, 25 + 65 * swing], 1)[:, None]
+        angles[:, :2, :, 1] = 85
     elif action == "jump":
-        lift_T = 0.2 * np.maximum(np.sin(phase_T), 0)
-        angles_TLSA[:, 2:, :, 1] += (np.maximum(-np.sin(phase_T), 0)[:, None] * (35, -35))[:, None]
+        lift = 0.2 * np.maximum(np.sin(phase), 0)
+        angles[:, 2:, :, 1] += (np.maximum(-np.sin(phase), 0)[:, None] * (35, -35))[:, None]
     elif action == "squat":
-        angles_TLSA[:, 2:, :, 1] += ((1 - swing_T)[:, None] * (35, -35))[:, None]
+        angles[:, 2:, :, 1] += ((1 - swing)[:, None] * (35, -35))[:, None]
     elif action == "walk":
         # Arms and legs of one side swing against each other; a knee bends while its foot comes forward.
-        swing_TL = swing_T[:, None] * (-40, 40, 40, -40)
-        knee_TL = 20 * (1 + np.sin(phase_T)[:, None] * (0, 0, 1, -1)) * (0, 0, 1, 1)
-        angles_TLSA[..., 1] = np.stack([swing_TL, swing_TL - knee_TL], 2)
-        angles_TLSA[:, :2, :, 0] = 8
+        swings = swing[:, None] * (-40, 40, 40, -40)
+        knee = 20 * (1 + np.sin(phase)[:, None] * (0, 0, 1, -1)) * (0, 0, 1, 1)
+        angles[..., 1] = np.stack([swings, swings - knee], 2)
+        angles[:, :2, :, 0] = 8
     else:
-        angles_TLSA[:, 2 + side, :, 1] = np.stack([40 + 60 * swing_T, 25 + 70 * swing_T], 1)
-    return angles_TLSA, lift_T
+        angles[:, 2 + side, :, 1] = np.stack([40 + 60 * swing, 25 + 70 * swing], 1)
+    return angles, lift
 
 
 def _draw_body(
     canvas_HWC: NDArray[np.uint8],
     points_LJP: NDArray[np.int64],
     size: float,
-    shirt_C: NDArray[np.float64],
-    trousers_C: NDArray[np.float64],
-    skin_C: NDArray[np.float64],
+    shirt: NDArray[np.float64],
+    trousers: NDArray[np.float64],
+    skin: NDArray[np.float64],
 ) -> None:
     """Draw the chains from far to near; farther limbs are darker, so that they stand out from the trunk."""
 
-    def part(start: NDArray[np.int64], end: NDArray[np.int64], width: float, color_C: NDArray[np.float64]) -> None:
-        cv2.line(canvas_HWC, start.tolist(), end.tolist(), (*color_C.tolist(), 255), round(width * size))
+    def part(start: NDArray[np.int64], end: NDArray[np.int64], width: float, color: NDArray[np.float64]) -> None:
+        cv2.line(canvas_HWC, start.tolist(), end.tolist(), (*color.tolist(), 255), round(width * size))
 
     def limb(chain: int, shade: float) -> None:
-        upper_C, lower_C, width = (shirt_C, skin_C, 0.11) if chain < 2 else (trousers_C, trousers_C, 0.13)
-        root_P, joint_P, end_P = points_LJP[chain]
-        part(root_P, joint_P, width, upper_C * shade)
-        part(joint_P, end_P, width, lower_C * shade)
+        upper, lower, width = (shirt, skin, 0.11) if chain < 2 else (trousers, trousers, 0.13)
+        root, joint, tip = points_LJP[chain]
+        part(root, joint, width, upper * shade)
+        part(joint, tip, width, lower * shade)
 
-    hip_P, neck_P, head_P = points_LJP[4]
+    hip, neck, head = points_LJP[4]
     limb(1, 0.75)
     limb(3, 0.75)
-    part(hip_P, neck_P, 0.23, shirt_C)
+    part(hip, neck, 0.23, shirt)
     limb(2, 0.9)
-    cv2.circle(canvas_HWC, head_P.tolist(), round(0.1 * size), (*skin_C.tolist(), 255), cv2.FILLED)
+    cv2.circle(canvas_HWC, head.tolist(), round(0.1 * size), (*skin.tolist(), 255), cv2.FILLED)
     limb(0, 0.9)
 
 
@@ -359,6 +318,6 @@ def _write_video(path: Path, frames_THWC: NDArray[np.uint8], rate: int) -> None:
         stream = container.add_stream("libx264", rate=rate, options=_ENCODER)
         stream.height, stream.width = frames_THWC.shape[1:3]
         stream.pix_fmt = "yuv420p"
-        for frame_HWC in frames_THWC:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame_HWC, format="rgb24")))
+        for frame in frames_THWC:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode())

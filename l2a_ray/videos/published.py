@@ -10,8 +10,6 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-import pandas as pd
-
 from l2a_ray.errors import DatasetError
 from l2a_ray.storage.files import AnyPath, read_bytes
 
@@ -78,6 +76,8 @@ def read_list(name: str, split: int, labelled_share: float) -> tuple[list[Listed
         split: an official split; the share of labelled clips is of split 1.
         labelled_share: 1 or one of the set's ``shares``.
     """
+    import pandas as pd  # here, because settings are checked without it
+
     with (files("l2a_ray.videos") / "lists" / f"{name}.csv.xz").open("rb") as file:
         table = pd.read_csv(file, compression="xz", dtype=str, keep_default_na=False)
     test = table[f"split{split}"] == "test"
@@ -194,6 +194,8 @@ def _by_folder(path: str, classes: dict[str, str]) -> ListedClip | None:
 
 
 def _read_annotations(file: AnyPath, classes: dict[str, str]) -> Iterator[ListedClip]:
+    import pandas as pd
+
     try:
         table = pd.read_csv(io.BytesIO(read_bytes(file)), dtype=str, keep_default_na=False)
         labels = table["label"].map(lambda label: classes.get(_plain(label)))

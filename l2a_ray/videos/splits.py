@@ -1,13 +1,27 @@
-"""Cutting validation and test parts off a data set, and the guard that keeps test clips out of training. Pure."""
+"""Cutting validation and test parts off a data set, and what the clips of each part may be used for. Pure."""
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import combinations
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from l2a_ray.errors import DatasetError, LeakError
+from l2a_ray.videos.layouts import Part
 
+if TYPE_CHECKING:
+    import pandas as pd
+
+Role = Literal["train", "pair", "validate", "test"]
+ROLES: Mapping[Part, frozenset[Role]] = {
+    "train": frozenset({"train", "pair"}),
+    # Trained on only where `classifier.train_on` gives D_val back to the final training.
+    "val": frozenset({"validate", "train"}),
+    "test": frozenset({"test"}),
+}
+"""What the clips of each part may be used for."""
 _NAMED = 3  # shared sources that a note names
 
 
@@ -107,20 +121,32 @@ def shared_sources(clips: Iterable[tuple[str, str, str]]) -> list[str]:
     return notes
 
 
-def refuse_test_clips(ids: Iterable[str], test_ids: Collection[str], where: str) -> None:
-    """Guard every place that must never see a test clip.
+def may(parts: "pd.Series[str]", role: Role) -> NDArray[np.bool_]:
+    """Return, for each clip's part, whether its clips have a role."""
+    return np.isin(parts, [part for part, roles in ROLES.items() if role in roles])
+
+
+def refuse_others(ids: Iterable[str], index: "pd.DataFrame", role: Role, where: str) -> None:
+    """Guard every place that must see clips of one role alone: so test clips stay unseen until the end.
 
     Args:
         ids: clips about to be used.
-        test_ids: clips of the test part.
+        index: rows of ``ClipStore.index``; columns id and split are read.
+        role: what they are about to be used for.
         where: the use, for the message ("D_val", "the foregrounds of the pairs").
 
     Raises:
-        LeakError: a test clip is among them.
+        LeakError: a clip is not in the index, or in a part without that role.
     """
-    leaked = sorted(set(ids).intersection(test_ids))
-    if leaked:
-        raise LeakError(
-            f"{len(leaked)} test clips in {where}, for example {leaked[0]}: test clips are for the final evaluation "
-            "alone. Make the stage's input again from the clip store's train and val parts"
-        )
+    fit, wanted = may(index["split"], role), set(ids)
+    # A clip that is also in another part, listed twice, is refused too.
+    unfit = sorted(wanted.difference(index.loc[fit, "id"]) | wanted.intersection(index.loc[~fit, "id"]))
+    if not unfit:
+        return
+    of = index.loc[(index["id"] == unfit[0]) & ~fit, "split"]
+    part = f"a {of.iloc[0]} clip" if len(of) else "no clip of this store"
+    allowed = " and ".join(part for part, roles in ROLES.items() if role in roles)
+    raise LeakError(
+        f"{len(unfit)} clips in {where}, for example {unfit[0]} ({part}), are not for the role {role!r}: only "
+        f"{allowed} clips are. Make the stage's input again from this clip store"
+    )

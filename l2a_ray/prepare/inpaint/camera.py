@@ -2,7 +2,7 @@
 
 Sparse optical flow on a grid of points, then the similarity transform (shift, turn, zoom) that most of them agree on.
 
-Axes: T time, H height, W width, C channel, P points.
+Axes: T time, H height, W width, C channel.
 """
 
 from typing import Any, NamedTuple
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 IDENTITY = np.eye(2, 3)
 _POINTS_ACROSS = 12  # of the grid that is followed from frame to frame
 _WINDOW, _LEVELS = 9, 3  # of Lucas-Kanade: finds shifts up to some 9 * 2^3 / 2 pixels
-_STOP = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 10, 0.03)  # twice as fast as OpenCV's own, and as good
+_STOP = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 10, 0.03)  # faster than OpenCV's own, and as good
 _INLIER_PIXELS = 1.5
 _INLIER_SHARE = 0.2  # of the grid: so many points must agree, more than an actor usually covers
 _GAIN = 0.9  # an alignment must lower the difference to below this share of the unaligned one's, else the actor led it
@@ -39,7 +39,7 @@ def alignments(
     Returns:
         Matrices of float64; the identity where nothing better is found, as on a still camera.
     """
-    grey = [cv2.cvtColor(frame_HWC, cv2.COLOR_RGB2GRAY) for frame_HWC in frames_THWC]
+    grey = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in frames_THWC]
     if masked_THW is None:
         masked_THW = np.zeros(frames_THWC.shape[:3], dtype=np.bool_)
     views = [*map(_View, grey, masked_THW)]
@@ -74,36 +74,34 @@ def _follow(image: _View, target: _View, start: NDArray[np.float64]) -> NDArray[
     height, width = target.grey_HW.shape
     step = max(height, width) / _POINTS_ACROSS
     y, x = np.mgrid[step / 2 : height : step, step / 2 : width : step]
-    points_P12 = np.stack([x.ravel(), y.ravel()], axis=-1).astype(np.float32)[:, None]
-    points_P12 = points_P12[~_at(target.masked_HW, points_P12)]
-    least = max(4, round(_INLIER_SHARE * len(points_P12)))
-    if len(points_P12) < least:
+    points = np.stack([x.ravel(), y.ravel()], axis=-1).astype(np.float32)[:, None]
+    points = points[~_at(target.masked_HW, points)]
+    least = max(4, round(_INLIER_SHARE * len(points)))
+    if len(points) < least:
         return None
-    start_P12 = cv2.transform(points_P12, cv2.invertAffineTransform(start)).astype(np.float32)
-    found_P12, status_P1, _ = cv2.calcOpticalFlowPyrLK(
+    guess = cv2.transform(points, cv2.invertAffineTransform(start)).astype(np.float32)
+    found, status, _ = cv2.calcOpticalFlowPyrLK(
         target.grey_HW,
         image.grey_HW,
-        points_P12,
-        start_P12,
+        points,
+        guess,
         winSize=(_WINDOW, _WINDOW),
         maxLevel=_LEVELS,
         criteria=_STOP,
         flags=cv2.OPTFLOW_USE_INITIAL_FLOW,
     )
-    good_P = (status_P1[:, 0] == 1) & ~_at(image.masked_HW, found_P12)
-    if good_P.sum() < least:
+    good = (status[:, 0] == 1) & ~_at(image.masked_HW, found)
+    if good.sum() < least:
         return None
-    map_, inlier_P1 = cv2.estimateAffinePartial2D(
-        found_P12[good_P], points_P12[good_P], ransacReprojThreshold=_INLIER_PIXELS
-    )
-    return None if map_ is None or inlier_P1.sum() < least else np.asarray(map_, dtype=np.float64)
+    map_, inlier = cv2.estimateAffinePartial2D(found[good], points[good], ransacReprojThreshold=_INLIER_PIXELS)
+    return None if map_ is None or inlier.sum() < least else np.asarray(map_, dtype=np.float64)
 
 
-def _at(masked_HW: NDArray[np.bool_], points_P12: NDArray[Any]) -> NDArray[np.bool_]:
+def _at(masked_HW: NDArray[np.bool_], points: NDArray[Any]) -> NDArray[np.bool_]:
     """Whether the nearest pixel of each point is masked; the border's goes for what lies beyond."""
-    x_P, y_P = np.clip(np.rint(points_P12[:, 0]), 0, np.array(masked_HW.shape[::-1]) - 1).astype(int).T
-    masked_P: NDArray[np.bool_] = masked_HW[y_P, x_P]
-    return masked_P
+    x, y = np.clip(np.rint(points[:, 0]), 0, np.array(masked_HW.shape[::-1]) - 1).astype(int).T
+    masked: NDArray[np.bool_] = masked_HW[y, x]
+    return masked
 
 
 def after(second: NDArray[np.float64], first: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -117,12 +115,12 @@ def _cost(image: _View, target: _View, map_: NDArray[np.float64]) -> float:
     What leaves the picture is made up of its border: that costs maps that reach far, as an actor's do on a plain scene.
     """
     size = target.grey_HW.shape[1], target.grey_HW.shape[0]
-    moved_HW = cv2.warpAffine(image.grey_HW, map_, size, borderMode=cv2.BORDER_REPLICATE)
-    masked_HW = cv2.warpAffine(image.masked_HW.view(np.uint8), map_, size, flags=cv2.INTER_NEAREST)
-    shown_HW = ~(masked_HW.view(np.bool_) | target.masked_HW)
-    if not shown_HW.any():
+    moved = cv2.warpAffine(image.grey_HW, map_, size, borderMode=cv2.BORDER_REPLICATE)
+    masked = cv2.warpAffine(image.masked_HW.view(np.uint8), map_, size, flags=cv2.INTER_NEAREST)
+    shown = ~(masked.view(np.bool_) | target.masked_HW)
+    if not shown.any():
         return np.inf
-    return float(np.minimum(cv2.absdiff(moved_HW, target.grey_HW), 20)[shown_HW].mean())
+    return float(np.minimum(cv2.absdiff(moved, target.grey_HW), 20)[shown].mean())
 
 
 def shared_canvas(

@@ -10,54 +10,23 @@ Axes: T time, H height, W width, C channel.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
-from typing import Literal, Protocol
+from typing import Protocol, cast
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from l2a_ray.errors import SettingError
 from l2a_ray.prepare.inpaint.camera import IDENTITY, alignments, shared_canvas
+from l2a_ray.prepare.inpaint.settings import InpaintSettings as InpaintSettings
 
 SpatialFill = Callable[[NDArray[np.uint8], NDArray[np.bool_]], NDArray[np.uint8]]
 """Takes an image (H, W, C) and which of its pixels are unknown (H, W); returns it with those filled."""
 _METHODS = {"telea": cv2.INPAINT_TELEA, "navier_stokes": cv2.INPAINT_NS}
-_KINDS = ("temporal", "torchscript")
 
 
 class NoBackgroundError(ValueError):
     """The masks leave nothing to fill from."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class InpaintSettings:
-    """How objects are removed from their own scene."""
-
-    kind: Literal["temporal", "torchscript"] = "temporal"
-    """Colours of other times first, always; what is masked at every time is filled by OpenCV (``temporal``) or by the
-    learned inpainter of `model` (``torchscript``)."""
-    model: str | None = None
-    """TorchScript file of ``torchscript``, in the form of `big-lama.pt`; ``learned_fill.py`` describes it."""
-    compensate: bool = True
-    """Whether frames are aligned before they lend each other colours. It changes nothing on a still camera. Ours."""
-    dilate: int = 2
-    """Pixels by which masks grow first, in [0, 64]: their soft borders carry the object's colour. Ours."""
-    spatial: Literal["telea", "navier_stokes"] = "telea"
-    """OpenCV's method for pixels that are masked at every time, for ``temporal``. Ours."""
-    radius: float = 3.0
-    """Neighbourhood of the spatial method in pixels, in [1, 100]. OpenCV's examples."""
-
-    def __post_init__(self) -> None:
-        if self.kind not in _KINDS:
-            raise SettingError("inpaint.kind", self.kind, f"must be one of {', '.join(_KINDS)}")
-        if not 0 <= self.dilate <= 64:
-            raise SettingError("inpaint.dilate", self.dilate, "must be between 0 and 64 pixels")
-        if self.spatial not in _METHODS:
-            raise SettingError("inpaint.spatial", self.spatial, f"must be one of {', '.join(_METHODS)}")
-        if not 1 <= self.radius <= 100:
-            raise SettingError("inpaint.radius", self.radius, "must be between 1 and 100 pixels")
 
 
 class Inpainter(Protocol):
@@ -76,18 +45,14 @@ def build_inpainter(settings: InpaintSettings) -> Inpainter:
     """Make the inpainter that the settings name.
 
     Raises:
-        SettingError: the file of the learned inpainter is not named, is missing, or is of another kind.
+        SettingError: the file of the learned inpainter is missing, or is of another kind.
     """
     if settings.kind == "temporal":
         return partial(inpaint, settings=settings)
-    if settings.model is None:
-        reason = "must name a TorchScript file such as big-lama.pt for inpaint.kind=torchscript"
-        raise SettingError("inpaint.model", settings.model, reason)
-    from l2a_ray.prepare.inpaint.learned import (
-        LearnedFill,  # not before it is asked for: PyTorch takes seconds to import
-    )
+    # Not before it is asked for: PyTorch takes seconds to import.
+    from l2a_ray.prepare.inpaint.learned import LearnedFill
 
-    return partial(inpaint, settings=settings, fill=LearnedFill(settings.model))
+    return partial(inpaint, settings=settings, fill=LearnedFill(cast(str, settings.model)))
 
 
 def inpaint(
@@ -113,23 +78,23 @@ def inpaint(
     """
     if masks_THW.shape != frames_THWC.shape[:3]:
         raise ValueError(f"masks of shape {masks_THW.shape} do not fit frames of shape {frames_THWC.shape}")
-    masked_THW = _grow(masks_THW, settings.dilate)
-    if masked_THW.all():
+    masked = _grow(masks_THW, settings.dilate)
+    if masked.all():
         raise NoBackgroundError("the masks cover every pixel at every time: no background is ever seen")
-    if not masked_THW.any():
+    if not masked.any():
         return frames_THWC.copy()
     fill = fill or partial(_opencv_fill, settings=settings)
-    maps = alignments(frames_THWC, masked_THW) if settings.compensate else []
+    maps = alignments(frames_THWC, masked) if settings.compensate else []
     if all(map_ is IDENTITY for map_ in maps):
-        clean_HWC = _clean(frames_THWC, ~masked_THW, fill)
-        return np.where(masked_THW[..., None], clean_HWC, frames_THWC)
-    return np.where(masked_THW[..., None], _clean_moving(frames_THWC, ~masked_THW, maps, fill), frames_THWC)
+        clean = _clean(frames_THWC, ~masked, fill)
+        return np.where(masked[..., None], clean, frames_THWC)
+    return np.where(masked[..., None], _clean_moving(frames_THWC, ~masked, maps, fill), frames_THWC)
 
 
 def _clean(frames_THWC: NDArray[np.uint8], known_THW: NDArray[np.bool_], fill: SpatialFill) -> NDArray[np.uint8]:
     """One image of a scene that stands still in its frames."""
-    clean_HWC, seen_HW = temporal_median(frames_THWC, known_THW)
-    return clean_HWC if seen_HW.all() else fill(clean_HWC, seen_HW == 0)
+    clean, seen = temporal_median(frames_THWC, known_THW)
+    return clean if seen.all() else fill(clean, seen == 0)
 
 
 def _clean_moving(
@@ -143,24 +108,23 @@ def _clean_moving(
     maps, canvas = shared_canvas(maps, *size)
     # A place is known where all four pixels that it is mixed from are: no colour of a masked one gets in.
     known = [
-        cv2.warpAffine(known_HW.view(np.uint8) * 255, map_, canvas)
-        for known_HW, map_ in zip(known_THW, maps, strict=True)
+        cv2.warpAffine(plane.view(np.uint8) * 255, map_, canvas) for plane, map_ in zip(known_THW, maps, strict=True)
     ]
     aligned = [
-        cv2.warpAffine(frame_HWC, map_, canvas, borderMode=cv2.BORDER_REPLICATE)
-        for frame_HWC, map_ in zip(frames_THWC, maps, strict=True)
+        cv2.warpAffine(frame, map_, canvas, borderMode=cv2.BORDER_REPLICATE)
+        for frame, map_ in zip(frames_THWC, maps, strict=True)
     ]
-    clean_HWC = _clean(np.stack(aligned).astype(np.uint8, copy=False), np.stack(known) == 255, fill)
+    clean = _clean(np.stack(aligned).astype(np.uint8, copy=False), np.stack(known) == 255, fill)
     back = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    seen = [cv2.warpAffine(clean_HWC, map_, size, flags=back, borderMode=cv2.BORDER_REPLICATE) for map_ in maps]
+    seen = [cv2.warpAffine(clean, map_, size, flags=back, borderMode=cv2.BORDER_REPLICATE) for map_ in maps]
     return np.stack(seen).astype(np.uint8, copy=False)
 
 
 def _opencv_fill(
     image_HWC: NDArray[np.uint8], unknown_HW: NDArray[np.bool_], settings: InpaintSettings
 ) -> NDArray[np.uint8]:
-    filled_HWC = cv2.inpaint(image_HWC, unknown_HW.view(np.uint8), settings.radius, _METHODS[settings.spatial])
-    return filled_HWC.astype(np.uint8, copy=False)
+    filled = cv2.inpaint(image_HWC, unknown_HW.view(np.uint8), settings.radius, _METHODS[settings.spatial])
+    return filled.astype(np.uint8, copy=False)
 
 
 def temporal_median(
@@ -172,28 +136,26 @@ def temporal_median(
         The median, uint8 (H, W, C): of an even number of values the mean of the middle two, rounded up; 255 where no
         value is known. And the number of known values, int64 (H, W).
     """
-    count_HW = known_THW.sum(axis=0, dtype=np.uint16).astype(np.int64)
-    sorted_THWC = np.where(known_THW[..., None], frames_THWC, np.uint8(255))  # unknown values sort last
-    _sort_time(sorted_THWC)
-    below_HW = np.maximum(count_HW - 1, 0) // 2
-    above_HW = np.minimum(count_HW // 2, len(sorted_THWC) - 1)
-    below_HWC, above_HWC = (
-        np.take_along_axis(sorted_THWC, at_HW[None, ..., None], axis=0)[0] for at_HW in (below_HW, above_HW)
-    )
-    return below_HWC + (above_HWC - below_HWC + 1) // 2, count_HW
+    count = known_THW.sum(axis=0, dtype=np.uint16).astype(np.int64)
+    ordered = np.where(known_THW[..., None], frames_THWC, np.uint8(255))  # unknown values sort last
+    _sort_time(ordered)
+    lower = np.maximum(count - 1, 0) // 2
+    upper = np.minimum(count // 2, len(ordered) - 1)
+    below, above = (np.take_along_axis(ordered, at[None, ..., None], axis=0)[0] for at in (lower, upper))
+    return below + (above - below + 1) // 2, count
 
 
-def _sort_time(values_T: NDArray[np.uint8]) -> None:
+def _sort_time(values: NDArray[np.uint8]) -> None:
     """Sort along the first axis in place, by odd-even transposition: T rounds of whole-array minima and maxima.
 
-    For the few frames of a clip it is some 20 times faster than ``np.sort`` along this axis.
+    For the few frames of a clip it is much faster than ``np.sort`` along this axis.
     """
-    last = len(values_T) - 1
-    for start in range(len(values_T)):
-        left_T, right_T = values_T[start % 2 : last : 2], values_T[start % 2 + 1 :: 2]
-        low_T = np.minimum(left_T, right_T)
-        np.maximum(left_T, right_T, out=right_T)
-        left_T[...] = low_T
+    last = len(values) - 1
+    for start in range(len(values)):
+        left, right = values[start % 2 : last : 2], values[start % 2 + 1 :: 2]
+        low = np.minimum(left, right)
+        np.maximum(left, right, out=right)
+        left[...] = low
 
 
 def _grow(masks_THW: NDArray[np.bool_], pixels: int) -> NDArray[np.bool_]:
@@ -201,4 +163,4 @@ def _grow(masks_THW: NDArray[np.bool_], pixels: int) -> NDArray[np.bool_]:
     if pixels == 0:
         return masks_THW
     disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * pixels + 1, 2 * pixels + 1))
-    return np.stack([cv2.dilate(mask_HW.view(np.uint8), disc) for mask_HW in masks_THW]).view(np.bool_)
+    return np.stack([cv2.dilate(mask.view(np.uint8), disc) for mask in masks_THW]).view(np.bool_)

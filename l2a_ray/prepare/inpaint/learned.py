@@ -36,14 +36,14 @@ class LearnedFill:
     def __init__(self, model: str) -> None:
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._module = _load(model, self._device)
-        probe_HWC = np.full((_PROBE, _PROBE, 3), 128, dtype=np.uint8)
-        unknown_HW = np.zeros((_PROBE, _PROBE), dtype=np.bool_)
-        unknown_HW[_PROBE // 4 : _PROBE // 2, _PROBE // 4 : _PROBE // 2] = True
+        probe = np.full((_PROBE, _PROBE, 3), 128, dtype=np.uint8)
+        unknown = np.zeros((_PROBE, _PROBE), dtype=np.bool_)
+        unknown[_PROBE // 4 : _PROBE // 2, _PROBE // 4 : _PROBE // 2] = True
         try:
-            self(probe_HWC, unknown_HW)
+            self(probe, unknown)
         except (RuntimeError, ValueError) as error:
             last = str(error).strip().splitlines()[-1]
-            raise SettingError("inpaint.model", model, f"must fill images as LaMa does, but: {last}") from error
+            raise SettingError("model", model, f"must fill images as LaMa does, but: {last}") from error
 
     def __call__(self, image_HWC: NDArray[np.uint8], unknown_HW: NDArray[np.bool_]) -> NDArray[np.uint8]:
         """Return the image with its unknown pixels filled; all others keep their values.
@@ -53,20 +53,20 @@ class LearnedFill:
         """
         height, width = unknown_HW.shape
         border = 0, -height % _MULTIPLE, 0, -width % _MULTIPLE
-        padded_HWC = cv2.copyMakeBorder(
+        padded = cv2.copyMakeBorder(
             np.where(unknown_HW[..., None], np.uint8(0), image_HWC), *border, borderType=cv2.BORDER_REFLECT
         )
-        padded_HW = cv2.copyMakeBorder(unknown_HW.view(np.uint8), *border, borderType=cv2.BORDER_REFLECT)
-        image_BCHW = torch.from_numpy(padded_HWC).to(self._device).permute(2, 0, 1)[None].float() / 255
-        mask_BCHW = torch.from_numpy(padded_HW).to(self._device)[None, None].float()
+        padded_mask = cv2.copyMakeBorder(unknown_HW.view(np.uint8), *border, borderType=cv2.BORDER_REFLECT)
+        image = torch.from_numpy(padded).to(self._device).permute(2, 0, 1)[None].float() / 255
+        mask = torch.from_numpy(padded_mask).to(self._device)[None, None].float()
         with torch.inference_mode():
-            filled_BCHW = self._module(image_BCHW, mask_BCHW)
-        if not isinstance(filled_BCHW, torch.Tensor) or filled_BCHW.shape != image_BCHW.shape:
-            got = tuple(getattr(filled_BCHW, "shape", ())) or type(filled_BCHW).__name__
-            raise ValueError(f"it returns {got} for an image of {tuple(image_BCHW.shape)}")
-        filled_CHW = (filled_BCHW[0].float().clamp(0, 1) * 255).round().to(torch.uint8)
-        filled_HWC = filled_CHW.permute(1, 2, 0).cpu().numpy()[:height, :width]
-        return np.where(unknown_HW[..., None], filled_HWC, image_HWC)
+            output = self._module(image, mask)
+        if not isinstance(output, torch.Tensor) or output.shape != image.shape:
+            got = tuple(getattr(output, "shape", ())) or type(output).__name__
+            raise ValueError(f"it returns {got} for an image of {tuple(image.shape)}")
+        pixels = (output[0].float().clamp(0, 1) * 255).round().to(torch.uint8)
+        filled = pixels.permute(1, 2, 0).cpu().numpy()[:height, :width]
+        return np.where(unknown_HW[..., None], filled, image_HWC)
 
 
 def _load(model: str, device: torch.device) -> torch.jit.ScriptModule:
@@ -74,7 +74,7 @@ def _load(model: str, device: torch.device) -> torch.jit.ScriptModule:
         content = io.BytesIO(read_bytes(as_path(model)))
     except OSError as error:
         reason = f"no such file ({error}): name a TorchScript file such as big-lama.pt"
-        raise SettingError("inpaint.model", model, reason) from error
+        raise SettingError("model", model, reason) from error
     try:
         with warnings.catch_warnings():
             # PyTorch would rather see torch.export, but the published file is TorchScript.
@@ -83,4 +83,4 @@ def _load(model: str, device: torch.device) -> torch.jit.ScriptModule:
             return module.eval()
     except (RuntimeError, ValueError) as error:
         reason = "must be a TorchScript file, saved by torch.jit.save; a plain checkpoint holds weights without program"
-        raise SettingError("inpaint.model", model, reason) from error
+        raise SettingError("model", model, reason) from error

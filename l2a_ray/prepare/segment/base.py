@@ -57,28 +57,28 @@ class Instances(Found):
         """Unite the instances of each frame. One without a pixel of its own has no box either."""
         shape = (self.frames, *self.mask_NHW.shape[1:])
         objects, people, boxes, people_boxes = (np.zeros(shape, dtype=np.bool_) for _ in range(4))
-        for t, name, box_4, mask_HW in zip(self.frame_N, self.class_N, self.box_N4, self.mask_NHW, strict=True):
-            if not mask_HW.any():
+        for t, name, box, mask in zip(self.frame_N, self.class_N, self.box_N4, self.mask_NHW, strict=True):
+            if not mask.any():
                 continue
-            left, top = np.floor(box_4[:2]).clip(0).astype(int)
-            right, bottom = np.ceil(box_4[2:]).astype(int)
-            for masks_THW, boxes_THW in ((objects, boxes), (people, people_boxes))[: 1 + (name == PERSON)]:
-                masks_THW[t] |= mask_HW
-                boxes_THW[t, top:bottom, left:right] = True
+            left, top = np.floor(box[:2]).clip(0).astype(int)
+            right, bottom = np.ceil(box[2:]).astype(int)
+            for masks, box_planes in ((objects, boxes), (people, people_boxes))[: 1 + (name == PERSON)]:
+                masks[t] |= mask
+                box_planes[t, top:bottom, left:right] = True
         return Planes(objects, people, boxes, people_boxes)
 
 
 def people(
-    mask_NHW: NDArray[np.bool_], frame_N: NDArray[np.int64], score_N: NDArray[np.float32], frames: int
+    mask_NHW: NDArray[np.bool_], frame_indices: NDArray[np.int64], scores: NDArray[np.float32], frames: int
 ) -> Instances:
     """Return masks as instances that are all people, with the boxes around their pixels."""
-    boxes = [_box(mask_HW) for mask_HW in mask_NHW]
+    boxes = [_box(mask) for mask in mask_NHW]
     return Instances(
         class_N=np.full(len(mask_NHW), PERSON),
-        score_N=score_N,
+        score_N=scores,
         box_N4=np.array(boxes, dtype=np.float32).reshape(-1, 4),
         mask_NHW=mask_NHW,
-        frame_N=frame_N,
+        frame_N=frame_indices,
         frames=frames,
     )
 

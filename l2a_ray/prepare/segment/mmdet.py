@@ -1,6 +1,6 @@
 """Any instance segmentation of mmdet 3.3, by its config and checkpoint.
 
-Axes: N frames, or objects of a frame; H height, W width, C channel.
+Axes: T frames, N objects of a frame, H height, W width, C channel.
 """
 
 from typing import Any
@@ -13,7 +13,7 @@ from l2a_ray.errors import SettingError
 from l2a_ray.prepare.segment.base import Found
 from l2a_ray.runtime import openmmlab
 
-CONFIG, CHECKPOINT = "segment.config", "segment.checkpoint"
+CONFIG, CHECKPOINT = "config", "checkpoint"
 
 
 class MMDetDetector:
@@ -44,15 +44,15 @@ class MMDetDetector:
             )
             raise SettingError(CONFIG, config, reason)
 
-    def __call__(self, frames_NHWC: NDArray[np.uint8]) -> list[Found]:
+    def __call__(self, frames_THWC: NDArray[np.uint8]) -> list[Found]:
         """Return what is found in each RGB frame, above the config's own ``score_thr``."""
-        return [self._found(sample.pred_instances) for sample in self._detect(frames_NHWC)]
+        return [self._found(sample.pred_instances) for sample in self._detect(frames_THWC)]
 
     @torch.inference_mode()
-    def _detect(self, frames_NHWC: NDArray[np.uint8]) -> list[Any]:
+    def _detect(self, frames_THWC: NDArray[np.uint8]) -> list[Any]:
         with openmmlab.scope("mmdet"):
             # Like OpenCV, mmdet's pipelines take BGR.
-            images = [np.ascontiguousarray(frame_HWC[..., ::-1]) for frame_HWC in frames_NHWC]
+            images = [np.ascontiguousarray(frame[..., ::-1]) for frame in frames_THWC]
             packed = [self._pipeline({"img": image, "img_id": i}) for i, image in enumerate(images)]
             samples: list[Any] = self._model.test_step({key: [item[key] for item in packed] for key in packed[0]})
         return samples

@@ -1,13 +1,11 @@
 """Settings of the segmenters; apart from the code, so that reading them loads no PyTorch."""
 
-from dataclasses import dataclass, field, replace
-from typing import Literal, get_args
+from dataclasses import dataclass, replace
+from typing import Literal
 
 from l2a_ray.errors import SettingError
-from l2a_ray.prepare.segment.motion import MotionSettings
+from l2a_ray.fields import at_least, check, setting, within
 from l2a_ray.storage.files import absolute_name
-
-Kind = Literal["maskrcnn", "mmdet", "precomputed", "motion"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,45 +14,78 @@ class DetectSettings:
 
     score: float = 0.5
     """Least confidence of a detection, in [0, 1]. Ours; torchvision's examples show detections from 0.5."""
-    batch_size: int = 8
+    mask: float = 0.5
+    """Least probability of a pixel that belongs to an object, in [0, 1], for `maskrcnn`; mmdet's configs have their own
+    (`mask_thr_binary`). Ours; torchvision's examples draw masks from 0.5."""
+    batch_size: int = setting(8, execution=True)
     """Frames that the network sees at once; halved, with a warning, where the GPU's memory does not hold them. Ours."""
     carry: int = 2
     """Frames over which an object is carried through that drops out between two detections; 0: not at all. Ours."""
+    overlap: float = 0.3
+    """Least intersection over union of two boxes of a class that are taken for one object, in [0, 1], for `carry`.
+    Ours."""
     min_area: float = 0.001
     """Smallest connected piece of a mask that is kept, as a share of the frame, in [0, 1]. Ours."""
 
     def __post_init__(self) -> None:
-        for name in ("score", "min_area"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise SettingError(f"segment.detect.{name}", getattr(self, name), "must be between 0 and 1")
-        if self.batch_size < 1:
-            raise SettingError("segment.detect.batch_size", self.batch_size, "must be at least 1")
-        if self.carry < 0:
-            raise SettingError("segment.detect.carry", self.carry, "must be 0 or more frames")
+        share = within(0, 1)
+        check(
+            self,
+            score=share,
+            mask=share,
+            overlap=share,
+            min_area=share,
+            batch_size=at_least(1),
+            carry=at_least(0, "frames"),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class MotionSettings:
+    """What counts as movement."""
+
+    contrast: int = 20
+    """Least difference from the background, in grey levels of the channel that differs most, in [1, 255]. Ours."""
+    noise: float = 4.0
+    """Least difference in standard deviations of the clip's own noise (robust, from the median). Ours."""
+    min_area: float = 0.004
+    """Smallest component that is kept, as a share of the frame, in [0, 1]. Ours."""
+    min_share: float = 0.2
+    """Smallest component that is kept, as a share of its frame's largest, in [0, 1]. Ours."""
+
+    def __post_init__(self) -> None:
+        share = within(0, 1)
+        check(
+            self,
+            contrast=within(1, 255, "grey levels"),
+            noise=at_least(0, "standard deviations"),
+            min_area=share,
+            min_share=share,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
 class SegmentSettings:
     """Which segmenter finds the foreground, and what it needs."""
 
-    kind: Kind = "maskrcnn"
+    kind: Literal["maskrcnn", "mmdet", "precomputed", "motion"] = "maskrcnn"
     """``maskrcnn``: people and objects by torchvision's Mask R-CNN (the paper's). ``mmdet``: by any instance
     segmentation of mmdet (docs/openmmlab.md). ``precomputed``: masks from files. ``motion``: what moves before its
     background, without weights."""
-    weights: str = "COCO_V1"
+    weights: str = setting("COCO_V1", content=True, only_for={"kind": ["maskrcnn"]})
     """Of ``maskrcnn``: a state dict (.pth, .pt, .safetensors), or torchvision's name, which is downloaded once."""
-    config: str | None = None
+    config: str | None = setting(None, content=True, only_for={"kind": ["mmdet"]})
     """Of ``mmdet``: a config's path, or the part of it below mmdet's own configs. It is a program and is run."""
-    checkpoint: str | None = None
+    checkpoint: str | None = setting(None, content=True, only_for={"kind": ["mmdet"]})
     """Of ``mmdet``: the file of the weights that were trained by ``config``."""
-    detect: DetectSettings = field(default_factory=DetectSettings)
+    detect: DetectSettings = setting(default_factory=DetectSettings, only_for={"kind": ["maskrcnn", "mmdet"]})
     """How the detections of ``maskrcnn`` and ``mmdet`` become masks."""
-    gpus_per_worker: float = 0
-    """GPUs, or a share of one, that each process which prepares videos reserves."""
-    masks: str | None = None
+    gpus_per_worker: float = setting(0, execution=True)
+    """GPUs, or a share of one, that each process which prepares videos reserves: with 0.5, two share one."""
+    masks: str | None = setting(None, only_for={"kind": ["precomputed"]})
     """Folder of the masks of ``precomputed``, by default `masks` in data.root; ``segment/precomputed.py`` lists the
     formats."""
-    motion: MotionSettings = field(default_factory=MotionSettings)
+    motion: MotionSettings = setting(default_factory=MotionSettings, only_for={"kind": ["motion"]})
     """What ``motion`` takes for movement."""
 
     def with_absolute_paths(self) -> "SegmentSettings":
@@ -68,11 +99,8 @@ class SegmentSettings:
         )
 
     def __post_init__(self) -> None:
-        if self.kind not in get_args(Kind):
-            raise SettingError("segment.kind", self.kind, f"must be one of {', '.join(get_args(Kind))}")
-        if self.gpus_per_worker < 0:
-            raise SettingError("segment.gpus_per_worker", self.gpus_per_worker, "must not be negative")
+        check(self, gpus_per_worker=at_least(0))
         if self.kind == "mmdet" and self.config is None:
-            raise SettingError("segment.config", None, "must name mmdet's config for segment.kind=mmdet")
+            raise SettingError("config", None, "must name mmdet's config for kind=mmdet")
         if self.kind == "mmdet" and self.checkpoint is None:
-            raise SettingError("segment.checkpoint", None, "must name the file of the weights for segment.kind=mmdet")
+            raise SettingError("checkpoint", None, "must name the file of the weights for kind=mmdet")
