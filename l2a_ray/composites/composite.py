@@ -6,53 +6,14 @@ Axes: B clips in a batch, T time, H height, W width, C channel (RGB), L classes.
 """
 
 import math
-from dataclasses import dataclass
-from typing import Literal, get_args, get_type_hints
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from l2a_ray.errors import SettingError
+from l2a_ray.composites.settings import CompositeSettings as CompositeSettings
 
 Mask = NDArray[np.bool_] | NDArray[np.uint8]
-
-
-@dataclass(frozen=True, kw_only=True)
-class CompositeSettings:
-    """How pairs are composited and labelled."""
-
-    kind: Literal["paste", "cutmix", "mixup", "cutout", "videomix"] = "paste"
-    """`paste`: Eq. 1. The others are the rivals' mixes of two clips, for comparison; see mixes.py."""
-
-    inpaint: bool = True
-    """Paste on the background clip without its own actors; false: on the clip as it is. Origin: the paper, Table 2."""
-
-    region: Literal["masks", "boxes"] = "masks"
-    """Paste the actors' pixels, or the boxes around them. Origin: the paper, Table 2."""
-
-    objects: Literal["all", "people"] = "all"
-    """Paste all detected objects, or people alone. Origin: the paper, Table 2."""
-
-    feather: float = 0.0
-    """Width of the soft edge of what is pasted, a Gaussian's standard deviation in pixels, at most 32; 0: the paper's
-    hard edge. Ours."""
-
-    alpha: float = 4.0
-    """Exponent of Eq. 8, no unit: the larger, the more a small actor weighs in the label. Origin: the paper, 4.2."""
-
-    mix_labels: bool = True
-    """Mix both labels by their shares (Eq. 7); false: the foreground's alone. Origin: the paper, 4.2 (false: 5.2)."""
-
-    def __post_init__(self) -> None:
-        for field, hint in get_type_hints(type(self)).items():
-            choices = get_args(hint)
-            if choices and getattr(self, field) not in choices:
-                raise SettingError(f"composite.{field}", getattr(self, field), f"must be one of {', '.join(choices)}")
-        if not 0 <= self.feather <= 32:
-            raise SettingError("composite.feather", self.feather, "must be between 0 and 32 pixels")
-        if not (math.isfinite(self.alpha) and self.alpha > 0):
-            raise SettingError("composite.alpha", self.alpha, "must be a positive number")
 
 
 def composite(
@@ -78,23 +39,23 @@ def composite(
     types = {frames_BTHWC.dtype, backgrounds_BTHWC.dtype, np.dtype(np.uint8)}
     if len(types) > 1 or masks_BTHW.dtype not in (np.bool_, np.uint8):
         raise ValueError("frames and backgrounds must be uint8, masks bool or uint8")
-    composites_BTHWC = backgrounds_BTHWC.copy()
+    composites = backgrounds_BTHWC.copy()
     if feather > 0:
         for place in np.ndindex(masks_BTHW.shape[:2]):
-            composites_BTHWC[place] = _soft(frames_BTHWC[place], masks_BTHW[place], backgrounds_BTHWC[place], feather)
-    elif composites_BTHWC.size:
+            composites[place] = _soft(frames_BTHWC[place], masks_BTHW[place], backgrounds_BTHWC[place], feather)
+    elif composites.size:
         # To OpenCV the whole batch is one tall image. A binary mask makes Eq. 1 a choice: no arithmetic, no float copy.
         width = frames_BTHWC.shape[3]
         mask = masks_BTHW.view(np.uint8).reshape(-1, width)
-        cv2.copyTo(frames_BTHWC.reshape(-1, width, 3), mask, composites_BTHWC.reshape(-1, width, 3))
-    return composites_BTHWC
+        cv2.copyTo(frames_BTHWC.reshape(-1, width, 3), mask, composites.reshape(-1, width, 3))
+    return composites
 
 
 def _soft(
     frame_HWC: NDArray[np.uint8], mask_HW: Mask, background_HWC: NDArray[np.uint8], feather: float
 ) -> NDArray[np.uint8]:
-    weight_HW = cv2.GaussianBlur(mask_HW.astype(np.float32), (0, 0), feather)
-    return cv2.blendLinear(frame_HWC, background_HWC, weight_HW, 1 - weight_HW).astype(np.uint8, copy=False)
+    weight = cv2.GaussianBlur(mask_HW.astype(np.float32), (0, 0), feather)
+    return cv2.blendLinear(frame_HWC, background_HWC, weight, 1 - weight).astype(np.uint8, copy=False)
 
 
 def foreground_ratio(masks_THW: Mask) -> float:
@@ -108,11 +69,11 @@ def label_weight(gamma: float, alpha: float) -> float:
 
 
 def mix_labels(
-    foreground_label_L: NDArray[np.float32], background_label_L: NDArray[np.float32], weight: float
+    foreground_label: NDArray[np.float32], background_label: NDArray[np.float32], weight: float
 ) -> NDArray[np.float32]:
     """Label of a composite: y~ = lambda y_f + (1 - lambda) y_b, Eq. 7, with ``weight`` as lambda."""
-    mixed_L = weight * foreground_label_L + (1.0 - weight) * background_label_L
-    return mixed_L.astype(np.float32)
+    mixed = weight * foreground_label + (1.0 - weight) * background_label
+    return mixed.astype(np.float32)
 
 
 def place(
@@ -136,11 +97,11 @@ def place(
         return frames_THWC, masks_THW.astype(np.bool_, copy=False)
     from_rows, to_rows = _overlap(own_height, height)
     from_columns, to_columns = _overlap(own_width, width)
-    placed_THWC = np.zeros((frame_count, height, width, channels), dtype=np.uint8)
-    placed_THW = np.zeros((frame_count, height, width), dtype=np.bool_)
-    placed_THWC[:, to_rows, to_columns] = frames_THWC[:, from_rows, from_columns]
-    placed_THW[:, to_rows, to_columns] = masks_THW[:, from_rows, from_columns]
-    return placed_THWC, placed_THW
+    placed = np.zeros((frame_count, height, width, channels), dtype=np.uint8)
+    placed_masks = np.zeros((frame_count, height, width), dtype=np.bool_)
+    placed[:, to_rows, to_columns] = frames_THWC[:, from_rows, from_columns]
+    placed_masks[:, to_rows, to_columns] = masks_THW[:, from_rows, from_columns]
+    return placed, placed_masks
 
 
 def _overlap(size: int, canvas: int) -> tuple[slice, slice]:

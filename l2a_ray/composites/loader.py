@@ -3,14 +3,16 @@
 Imports no Ray. Axes: T time, H height, W width, C channel, L classes.
 """
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from l2a_ray.composites.composite import CompositeSettings, mix_labels
-from l2a_ray.composites.mixes import mix
-from l2a_ray.errors import SettingError
+from l2a_ray.composites.mixes import mix, parts_of_pair
+from l2a_ray.errors import SettingError, StageError
+from l2a_ray.pairs.labels import NONE, Labels
 from l2a_ray.prepare.store import ClipStore
 from l2a_ray.runtime.telemetry import count
 
@@ -28,19 +30,69 @@ class Sample:
     background: str | None = None
 
 
-class SampleLoader:
-    """Reads clips and makes samples of them.
+class ClipLoader:
+    """Reads clips and makes composites of them.
 
     Args:
         store: the prepared clips.
-        settings: how composites are labelled.
-        crop: side of the square that is cut out, pixels.
+        settings: how composites are made and labelled.
+        labels: of the clips; None: those that the data set gives.
     """
 
-    def __init__(self, store: ClipStore, settings: CompositeSettings, crop: int) -> None:
-        self.store, self.settings, self.crop = store, settings, crop
-        self.labels = dict(zip(store.index["id"], store.index["label"].astype(int), strict=True))
-        self.one_hot_LL = np.eye(len(store.classes), dtype=np.float32)
+    def __init__(self, store: ClipStore, settings: CompositeSettings, labels: Labels | None = None) -> None:
+        self.store, self.settings = store, settings
+        self.labels = labels or Labels.given(store.columns("id", "label"))
+        self.one_hot = np.eye(len(store.classes), dtype=np.float32)
+
+    def blend(
+        self, sample: Sample, rng: np.random.Generator | None = None
+    ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+        """Return the whole frames, uint8 (T, H, W, C), neither cropped nor flipped, and the label distribution (L,).
+
+        ``rng`` draws what a kind of mix leaves to chance; None: the same for the same pair. `paste` draws nothing.
+
+        Raises:
+            StageError: a clip has no label.
+            StorageError: a clip's file is missing or damaged.
+        """
+        wanted, wanted_behind = parts_of_pair(self.settings)
+        front = self.store.read_parts(sample.foreground, ("frames",) if sample.background is None else wanted)
+        front_label = self.one_hot[self.label(sample.foreground)]
+        if sample.background is None:
+            return front["frames"], front_label
+        if rng is None:
+            rng = np.random.default_rng(list(f"{sample.foreground}{sample.background}".encode()))
+        mixed = mix(front, self.store.read_parts(sample.background, wanted_behind), self.settings, rng)
+        count("l2a_samples_composited")
+        back_label = self.one_hot[self.label(sample.background)]
+        return mixed.frames_THWC, mix_labels(front_label, back_label, mixed.weight)
+
+    def label(self, clip_id: str) -> int:
+        """Return a clip's label.
+
+        Raises:
+            StageError: it has none.
+        """
+        label = int(self.labels.of([clip_id])[0])
+        if label == NONE:
+            reason = f"clip {clip_id} of {self.store.root} has no label ({self.labels.source} labels), and is about to"
+            raise StageError(f"{reason} be used as a labelled one. Leave it out, or label it")
+        return label
+
+
+class SampleLoader(ClipLoader):
+    """Makes training samples: clips and composites, cropped.
+
+    Args:
+        store: the prepared clips.
+        settings: how composites are made and labelled.
+        crop: side of the square that is cut out, pixels.
+        labels: of the clips; None: those that the data set gives.
+    """
+
+    def __init__(self, store: ClipStore, settings: CompositeSettings, crop: int, labels: Labels | None = None) -> None:
+        super().__init__(store, settings, labels)
+        self.crop = crop
 
     def __call__(
         self, sample: Sample, rng: np.random.Generator | None
@@ -54,28 +106,11 @@ class SampleLoader:
 
         Raises:
             SettingError: the crop is larger than the clip.
+            StageError: a clip has no label.
             StorageError: a clip's file is missing or damaged.
         """
-        frames_THWC, label_L = self.blend(sample, rng)
-        return crop_and_flip(frames_THWC, self.crop, rng), label_L
-
-    def blend(
-        self, sample: Sample, rng: np.random.Generator | None = None
-    ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-        """Return the whole frames, uint8 (T, H, W, C), neither cropped nor flipped, and the label distribution (L,).
-
-        ``rng`` draws what a kind of mix leaves to chance; None: the same for the same pair. `paste` draws nothing.
-        """
-        front = self.store.read(sample.foreground)
-        front_label_L = self.one_hot_LL[self.labels[sample.foreground]]
-        if sample.background is None:
-            return front.frames_THWC, front_label_L
-        if rng is None:
-            rng = np.random.default_rng(list(f"{sample.foreground}{sample.background}".encode()))
-        mixed = mix(front, self.store.read(sample.background), self.settings, rng)
-        count("l2a_samples_composited")
-        back_label_L = self.one_hot_LL[self.labels[sample.background]]
-        return mixed.frames_THWC, mix_labels(front_label_L, back_label_L, mixed.weight)
+        frames, label = self.blend(sample, rng)
+        return crop_and_flip(frames, self.crop, rng), label
 
 
 def crop_and_flip(frames_THWC: NDArray[np.uint8], crop: int, rng: np.random.Generator | None) -> NDArray[np.uint8]:
@@ -87,11 +122,17 @@ def crop_and_flip(frames_THWC: NDArray[np.uint8], crop: int, rng: np.random.Gene
     height, width = frames_THWC.shape[1:3]
     if crop > min(height, width):
         reason = f"must be at most the clips' short side, {min(height, width)} pixels (decode.size)"
-        raise SettingError("classifier.crop", crop, reason)
+        raise SettingError("crop", crop, reason)
     if rng is None:
         top, left, flip = (height - crop) // 2, (width - crop) // 2, False
     else:
         top, left = int(rng.integers(height - crop + 1)), int(rng.integers(width - crop + 1))
         flip = bool(rng.integers(2))
-    window_THWC = frames_THWC[:, top : top + crop, left : left + crop]
-    return window_THWC[:, :, ::-1] if flip else window_THWC
+    window = frames_THWC[:, top : top + crop, left : left + crop]
+    return window[:, :, ::-1] if flip else window
+
+
+VIEWS: Mapping[str, Callable[[NDArray[np.uint8], int, np.random.Generator | None], NDArray[np.uint8]]] = {
+    "weak": crop_and_flip
+}
+"""The ways to look at a sample, by name."""

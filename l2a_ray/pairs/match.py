@@ -5,9 +5,8 @@ A foreground of class c1 is paired with backgrounds of one other class alone, so
 Axes: L classes, D numbers of an embedding.
 """
 
+import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Literal, get_args
 
 import numpy as np
 import pandas as pd
@@ -15,14 +14,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from l2a_ray.errors import DatasetError, SettingError
-from l2a_ray.pairs.names import EmbeddingSettings, embed_names
+from l2a_ray.errors import DatasetError, owned_by
+from l2a_ray.pairs.names import embed_names
+from l2a_ray.pairs.settings import MatchSettings as MatchSettings
 from l2a_ray.prepare.store import NO_BACKGROUND
-from l2a_ray.storage.files import AnyPath, write_bytes
-from l2a_ray.videos.splits import refuse_test_clips
+from l2a_ray.storage.files import AnyPath, open_new, write_bytes
+from l2a_ray.videos.splits import refuse_others
 
-Kind = Literal["semantic", "random", "same_class"]
-
+logger = logging.getLogger(__name__)
 PAIR_SCHEMA = pa.schema(
     [
         ("foreground", pa.string()),
@@ -33,40 +32,17 @@ PAIR_SCHEMA = pa.schema(
 )
 
 
-@dataclass(frozen=True, kw_only=True)
-class MatchSettings:
-    """Which pairs are candidates."""
-
-    kind: Kind = "semantic"
-    """The background's class: semantic, the nearest name; random, any other class, about as many pairs; same_class.
-    Origin: the paper, 3.2."""
-
-    embedding: EmbeddingSettings = field(default_factory=EmbeddingSettings)
-    """Embedding of the class names."""
-
-    min_foreground: float = 0.005
-    """Least share of a clip's pixels under its mask to serve as foreground; below it little is seen. Ours."""
-
-    max_foreground: float = 0.9
-    """Largest share of a clip's pixels under its mask to serve as background; beyond it all is inpainted. Ours."""
-
-    def __post_init__(self) -> None:
-        if self.kind not in get_args(Kind):
-            raise SettingError("match.kind", self.kind, f"must be one of {', '.join(get_args(Kind))}")
-        for name in ("min_foreground", "max_foreground"):
-            value = getattr(self, name)
-            if not 0 <= value <= 1:
-                raise SettingError(f"match.{name}", value, "must be a share in [0, 1]")
-
-
-def nearest_neighbours(embeddings_LD: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+def nearest_neighbours(
+    embeddings_LD: NDArray[np.float32], usable: NDArray[np.bool_] | None = None
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """Find for each class the other class whose name is nearest by cosine; ties go to the lower label.
 
     Args:
         embeddings_LD: unit rows.
+        usable: which classes may be a neighbour; all by default.
 
     Returns:
-        Labels of the neighbours (L,) and their cosine similarity (L,).
+        Labels of the neighbours (L,), -1 where there is none, and their cosine similarity (L,).
 
     Raises:
         DatasetError: there are fewer than two classes.
@@ -74,60 +50,114 @@ def nearest_neighbours(embeddings_LD: NDArray[np.float32]) -> tuple[NDArray[np.i
     if len(embeddings_LD) < 2:
         raise DatasetError("the data set has one class; matching needs two. Add a class, or set match.kind same_class")
     # Rounded, so that equal names tie on every machine whatever the order of its sums.
-    similarity_LL = np.round(embeddings_LD @ embeddings_LD.T, 6)
-    np.fill_diagonal(similarity_LL, -np.inf)
-    neighbour_L = similarity_LL.argmax(axis=1)
-    return neighbour_L, similarity_LL[np.arange(len(neighbour_L)), neighbour_L].astype(np.float32)
+    similarity = np.round(embeddings_LD @ embeddings_LD.T, 6)
+    np.fill_diagonal(similarity, -np.inf)
+    if usable is not None:
+        similarity[:, ~usable] = -np.inf
+    nearest, best = similarity.argmax(axis=1), similarity.max(axis=1).astype(np.float32)
+    return np.where(np.isfinite(best), nearest, -1), best
 
 
-def candidate_pairs(
-    index: pd.DataFrame,
-    classes: Sequence[str],
-    settings: MatchSettings,
-    neighbours: NDArray[np.int64] | None,
-    seed: int,
-    actors: str = "foreground_ratio",
-) -> Iterator[pa.Table]:
-    """Pair the training clips, one table for each foreground class in order of its label.
+class Pools:
+    """Which training clips of each class can serve as foreground and as background, as positions in a table.
+
+    Args:
+        index: rows of ``ClipStore.index``; clips outside the training split are left out.
+        classes: class names, position = label.
+        settings: kind and limits.
+        actors: column that says how much of a foreground will be pasted: ``foreground_ratio`` or ``people_ratio``.
+    """
+
+    def __init__(
+        self, index: pd.DataFrame, classes: Sequence[str], settings: MatchSettings, actors: str = "foreground_ratio"
+    ) -> None:
+        self.table = index[index["split"] == "train"]
+        self.classes, self.settings = classes, settings
+        self.labels = self.table["label"].to_numpy(np.int32)
+        self._actors = self.table[actors].to_numpy() >= settings.min_foreground
+        seen = (self.table["remark"] != NO_BACKGROUND).to_numpy()
+        self._scenes = seen & (self.table["foreground_ratio"].to_numpy() <= settings.max_foreground)
+
+    def foregrounds(self, label: int) -> NDArray[np.int64]:
+        """Return the clips of a class that show enough of an actor."""
+        return np.flatnonzero((self.labels == label) & self._actors)
+
+    def backgrounds(self, label: int) -> NDArray[np.int64]:
+        """Return the clips of a class that show enough of a scene."""
+        return np.flatnonzero((self.labels == label) & self._scenes)
+
+    def other_backgrounds(self, label: int) -> NDArray[np.int64]:
+        """Return the clips of all other classes that show enough of a scene."""
+        return np.flatnonzero((self.labels != label) & self._scenes)
+
+    def with_background(self) -> NDArray[np.bool_]:
+        """Return for each class whether it has a background, (L,)."""
+        return np.array([self.backgrounds(label).size > 0 for label in range(len(self.classes))])
+
+    def left_out(self, paired: frozenset[int]) -> pd.DataFrame:
+        """Return which classes serve in no pair, in which role and why: class_name, role, reason.
+
+        Args:
+            paired: labels of the classes that are the foreground of some pair.
+        """
+        rows = [row for label in range(len(self.classes)) for row in self._left_out(label, label in paired)]
+        return pd.DataFrame(rows, columns=["class_name", "role", "reason"], dtype="str")
+
+    def _left_out(self, label: int, paired: bool) -> Iterator[tuple[str, str, str]]:
+        name, count = self.classes[label], int((self.labels == label).sum())
+        every = f"the masks of all its {count} training clips cover"
+        none = "it has no training clip"
+        if not self.foregrounds(label).size:
+            limit = f"less than match.min_foreground={self.settings.min_foreground}"
+            yield name, "foreground", f"{every} {limit} of the pixels" if count else none
+        elif not paired:
+            others = "its own class but itself" if self.settings.kind == "same_class" else "another class"
+            yield name, "foreground", f"no clip of {others} can serve as background"
+        if not self.backgrounds(label).size:
+            limit = f"more than match.max_foreground={self.settings.max_foreground}"
+            yield name, "background", f"{every} {limit} of the pixels" if count else none
+
+
+def candidate_pairs(pools: Pools, neighbours: NDArray[np.int64] | None, seed: int) -> Iterator[pa.Table]:
+    """Pair the training clips, one table for each class that has pairs as the foreground, in order of its label.
 
     - semantic: every foreground of a class with every background of its neighbour.
     - random: every foreground with as many backgrounds as a class has on average, drawn evenly from all other classes.
     - same_class: every foreground with every other background of its own class.
 
     Args:
-        index: rows of ``ClipStore.index``; clips outside the training split are left out.
-        classes: class names, position = label.
-        settings: kind and limits.
-        neighbours: label of each class's neighbour (L,); the semantic kind alone needs it.
+        pools: the clips.
+        neighbours: label of each class's neighbour (L,), -1 for none; the semantic kind alone needs it.
         seed: of the random kind.
-        actors: column that says how much of a foreground will be pasted: ``foreground_ratio`` or ``people_ratio``.
 
     Yields:
-        Tables of ``PAIR_SCHEMA``; only one is held at a time.
-
-    Raises:
-        DatasetError: a class has no clip to serve as foreground or background, or one that has itself alone.
+        Tables of ``PAIR_SCHEMA``, none of them empty; only one is held at a time.
     """
-    train = index[index["split"] == "train"]
-    ids, labels = pa.array(train["id"], pa.string()), train["label"].to_numpy(np.int32)
-    pools = _Pools(train, classes, settings, actors)
-    for label in range(len(classes)):
-        foregrounds = pools.foregrounds(label)
-        if settings.kind == "random":
-            rng = np.random.default_rng([seed, label])
-            others, count = pools.other_backgrounds(label)
-            draws = [rng.choice(others, count, replace=False, shuffle=False) for _ in foregrounds]
-        else:
-            draws = [pools.backgrounds(label if neighbours is None else int(neighbours[label]))] * len(foregrounds)
-        first, second = np.repeat(foregrounds, len(draws[0])), np.concatenate(draws)
+    ids, labels = pa.array(pools.table["id"], pa.string()), pools.labels
+    for label in range(len(pools.classes)):
+        first, second = _positions(pools, label, neighbours, seed)
         first, second = first[first != second], second[first != second]
-        if first.size == 0:
-            raise DatasetError(f"class {classes[label]!r}: its one usable training clip has no other to be paired with")
-        columns = [ids.take(pa.array(first)), ids.take(pa.array(second)), labels[first], labels[second]]
-        yield pa.table(columns, schema=PAIR_SCHEMA)
+        if first.size:
+            columns = [ids.take(pa.array(first)), ids.take(pa.array(second)), labels[first], labels[second]]
+            yield pa.table(columns, schema=PAIR_SCHEMA)
 
 
-def match(
+def _positions(
+    pools: Pools, label: int, neighbours: NDArray[np.int64] | None, seed: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the foregrounds and the backgrounds of a class's pairs, as positions."""
+    foregrounds = pools.foregrounds(label)
+    if pools.settings.kind != "random":
+        scenes_of = label if neighbours is None else int(neighbours[label])
+        backgrounds = pools.backgrounds(scenes_of) if scenes_of >= 0 else np.empty(0, np.int64)
+        return np.repeat(foregrounds, len(backgrounds)), np.tile(backgrounds, len(foregrounds))
+    others, rng = pools.other_backgrounds(label), np.random.default_rng([seed, label])
+    count = -(-len(others) // max(1, len(pools.classes) - 1))
+    draws = [rng.choice(others, count, replace=False, shuffle=False) for _ in foregrounds] if count else []
+    return np.repeat(foregrounds, count), np.concatenate([*draws, np.empty(0, np.int64)])
+
+
+def write_candidates(
     index: pd.DataFrame,
     classes: Sequence[str],
     settings: MatchSettings,
@@ -135,75 +165,62 @@ def match(
     out: AnyPath,
     actors: str = "foreground_ratio",
 ) -> None:
-    """Write ``pairs.parquet`` (all candidate pairs).
+    """Write ``pairs.parquet`` (all candidate pairs) and ``left_out.parquet`` (class_name, role, reason).
 
-    The semantic kind also writes ``neighbours.parquet`` (class_name, neighbour, similarity).
+    A class none of whose clips can serve as foreground, or as background, is left out of pairs in that role.
+    The semantic kind also writes ``neighbours.parquet``: class_name, neighbour, similarity and ``nearest``, the class
+    whose name is nearest; the neighbour is another one where none of that class's clips can serve as background.
 
     Args:
-        index: ``ClipStore.index``.
+        index: ``ClipStore.index``; the columns id, label, split, remark, foreground_ratio and ``actors`` are read.
         classes: class names, position = label.
         settings: kind, embedding and limits.
         seed: of the random kind.
         out: folder to write into.
-        actors: as :func:`candidate_pairs`.
+        actors: as of :class:`Pools`.
 
     Raises:
-        DatasetError: a class has no usable clip, or the embedding does not know its name.
-        LeakError: a clip of a pair is also a test clip.
+        DatasetError: there is not one pair, or the embedding does not know a class's name.
+        LeakError: a clip of a pair is also in a part that may not be paired, as the test clips.
+        StorageError: ``out`` cannot be written.
     """
-    test_ids = frozenset(index.loc[index["split"] == "test", "id"])
-    out.mkdir(parents=True, exist_ok=True)
-    neighbours = None
-    if settings.kind == "semantic":
-        neighbours, similarity = nearest_neighbours(embed_names(classes, settings.embedding))
-        names = {"class_name": list(classes), "neighbour": [classes[label] for label in neighbours.tolist()]}
-        table = pd.DataFrame({**names, "similarity": similarity})
-        write_bytes(out / "neighbours.parquet", table.to_parquet(index=False))
-    with (out / "pairs.parquet").open("wb") as file, pq.ParquetWriter(file, PAIR_SCHEMA) as writer:
-        for pairs in candidate_pairs(index, classes, settings, neighbours, seed, actors):
+    pools = Pools(index, classes, settings, actors)
+    neighbours = _write_neighbours(pools, out) if settings.kind == "semantic" else None
+    paired: set[int] = set()
+    with open_new(out / "pairs.parquet") as file, pq.ParquetWriter(file, PAIR_SCHEMA) as writer:
+        for pairs in candidate_pairs(pools, neighbours, seed):
             for column in ("foreground", "background"):
-                refuse_test_clips(pairs[column].unique().to_pylist(), test_ids, f"the {column}s of candidate pairs")
+                refuse_others(pairs[column].unique().to_pylist(), index, "pair", f"the {column}s of candidate pairs")
+            paired.add(pairs["foreground_label"][0].as_py())
             writer.write_table(pairs)
+        left_out = pools.left_out(frozenset(paired))
+        if not paired:
+            advice = "Use another segmenter, change the limits or add videos"
+            raise DatasetError(f"not one pair of clips can be made: {_reasons(left_out)}. {advice}")
+    write_bytes(out / "left_out.parquet", left_out.to_parquet(index=False))
+    if not left_out.empty:
+        logger.warning("match: without composites (left_out.parquet): %s", _reasons(left_out))
 
 
-class _Pools:
-    """Positions of the usable training clips of each class."""
+def _write_neighbours(pools: Pools, out: AnyPath) -> NDArray[np.int64]:
+    """Write ``neighbours.parquet``; return the label of each class's neighbour, -1 for none."""
+    with owned_by("embedding"):
+        embeddings = embed_names(pools.classes, pools.settings.embedding)
+    nearest, _ = nearest_neighbours(embeddings)
+    neighbours, similarity = nearest_neighbours(embeddings, pools.with_background())
+    there, names = neighbours >= 0, np.array(pools.classes, dtype=object)
+    table = pd.DataFrame(
+        {
+            "class_name": names[there],
+            "neighbour": names[neighbours[there]],
+            "similarity": similarity[there],
+            "nearest": names[nearest[there]],
+        }
+    )
+    write_bytes(out / "neighbours.parquet", table.to_parquet(index=False))
+    return neighbours
 
-    def __init__(self, train: pd.DataFrame, classes: Sequence[str], settings: MatchSettings, actors: str) -> None:
-        self.classes, self.settings = classes, settings
-        self.labels = train["label"].to_numpy()
-        self.ratios = train[actors].to_numpy()
-        seen = (train["remark"] != NO_BACKGROUND).to_numpy()
-        self.scenes = seen & (train["foreground_ratio"].to_numpy() <= settings.max_foreground)
 
-    def foregrounds(self, label: int) -> NDArray[np.int64]:
-        usable = self.ratios >= self.settings.min_foreground
-        limit = f"cover less than match.min_foreground={self.settings.min_foreground}"
-        return self._usable(label, usable, "foreground", limit)
-
-    def backgrounds(self, label: int) -> NDArray[np.int64]:
-        limit = f"cover more than match.max_foreground={self.settings.max_foreground}"
-        return self._usable(label, self.scenes, "background", limit)
-
-    def other_backgrounds(self, label: int) -> tuple[NDArray[np.int64], int]:
-        """Return the usable clips of all other classes, and how many a class has on average."""
-        others = np.flatnonzero((self.labels != label) & self.scenes)
-        if others.size == 0:
-            raise DatasetError(
-                f"class {self.classes[label]!r}: no clip of another class can serve as background. "
-                f"Add a class, raise match.max_foreground={self.settings.max_foreground} or set match.kind same_class"
-            )
-        return others, -(-len(others) // (len(self.classes) - 1))
-
-    def _usable(self, label: int, usable: NDArray[np.bool_], role: str, limit: str) -> NDArray[np.int64]:
-        own = self.labels == label
-        name = self.classes[label]
-        if not own.any():
-            raise DatasetError(f"class {name!r} has no training clip left. See failed.parquet for the videos it lost")
-        positions = np.flatnonzero(own & usable)
-        if positions.size == 0:
-            raise DatasetError(
-                f"class {name!r}: none of its {own.sum()} training clips can serve as {role}: "
-                f"all their masks {limit} of the pixels. Use another segmenter, change the limit or drop the class"
-            )
-        return positions
+def _reasons(left_out: pd.DataFrame) -> str:
+    shown = [f"class {row.class_name!r} as {row.role}: {row.reason}" for row in left_out.head(3).itertuples()]
+    return "; ".join([*shown, f"and {len(left_out) - 3} more"] if len(left_out) > 3 else shown)

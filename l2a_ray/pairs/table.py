@@ -2,22 +2,50 @@
 
 import io
 from collections import Counter
+from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from l2a_ray.errors import StageError
-from l2a_ray.pairs.vectors import ClipVectors
-from l2a_ray.selector.scoring import Rows
+from l2a_ray.pairs.vectors import ClipVectors, Rows
 from l2a_ray.storage.files import AnyPath, open_parquet, write_bytes
 
 ENDS = ["foreground", "background"]
 LABEL = "foreground_label"
+GROUP = 2**20
+"""Rows that are turned from dictionary codes to strings at a time."""
+
+
+def open_pairs(path: AnyPath) -> pq.ParquetFile:
+    """Open the table.
+
+    Raises:
+        StageError: it cannot be read.
+    """
+    try:
+        return open_parquet(path)
+    except (OSError, pa.ArrowInvalid) as error:
+        advice = f"Delete the folder {path.parent} and run `l2a {path.parent.name}` again"
+        raise StageError(f"{path}: cannot be read ({error}). {advice}") from error
+
+
+def count_pairs(path: AnyPath) -> int:
+    """Count the pairs.
+
+    Raises:
+        StageError: the table cannot be read, or there are none.
+    """
+    total: int = open_pairs(path).metadata.num_rows
+    if total == 0:
+        advice = "Check match.min_foreground and the masks, and run `l2a match` again"
+        raise StageError(f"{path}: there is no candidate pair. {advice}")
+    return total
 
 
 def group_sizes(path: AnyPath) -> dict[int, int]:
-    """Count the pairs of every foreground class, a row group in memory at a time."""
+    """Count the pairs of every foreground class."""
     sizes: Counter[int] = Counter()
     pairs = open_pairs(path)
     for group in range(pairs.num_row_groups):
@@ -30,23 +58,15 @@ def rows_of(path: AnyPath, places: dict[int, Rows]) -> Rows:
     """Turn places among the pairs of each foreground class (sorted) into row numbers of the table, sorted."""
     rows: list[Rows] = []
     before = dict.fromkeys(places, 0)
+    pairs = open_pairs(path)
     for group, (start, _) in enumerate(spans(path)):
-        labels = open_pairs(path).read_row_group(group, columns=[LABEL])[LABEL].to_numpy()
-        for label, places_K in places.items():
+        labels = pairs.read_row_group(group, columns=[LABEL])[LABEL].to_numpy()
+        for label, wanted in places.items():
             mine = np.flatnonzero(labels == label)
-            first, last = np.searchsorted(places_K, [before[label], before[label] + len(mine)])
-            rows.append(start + mine[places_K[first:last] - before[label]])
+            first, last = np.searchsorted(wanted, [before[label], before[label] + len(mine)])
+            rows.append(start + mine[wanted[first:last] - before[label]])
             before[label] += len(mine)
     return np.sort(np.concatenate(rows))
-
-
-def open_pairs(path: AnyPath) -> pq.ParquetFile:
-    """Open the table; refuse one that cannot be read."""
-    try:
-        return open_parquet(path)
-    except (OSError, pa.ArrowInvalid) as error:
-        advice = f"Delete the folder {path.parent} and run `l2a {path.parent.name}` again"
-        raise StageError(f"{path}: cannot be read ({error}). {advice}") from error
 
 
 def check_clips(path: AnyPath, clips: ClipVectors) -> None:
@@ -64,28 +84,64 @@ def spans(path: AnyPath) -> list[tuple[int, int]]:
     return list(zip([0, *ends], ends, strict=False))
 
 
-def read_pairs(path: AnyPath, rows_K: Rows) -> pa.Table:
-    """Read the given rows of the pairs, in that order."""
-    order = np.argsort(rows_K)
-    sorted_K, parts = rows_K[order], []
+def read_pairs(path: AnyPath, rows: Rows | None = None, columns: Sequence[str] | None = None) -> pa.Table:
+    """Read the given rows of the pairs, in that order, or all; ids as dictionary codes, which take a fifth of strings.
+
+    Row groups that hold none of them are not read.
+    """
+    order = None if rows is None else np.argsort(rows)
+    ordered = None if rows is None else rows[order]
+    pairs = open_pairs(path)
+    parts = [_empty(pairs, columns)]
     for group, (start, end) in enumerate(spans(path)):
-        first, last = np.searchsorted(sorted_K, [start, end])
+        if ordered is None:
+            parts.append(_coded(pairs.read_row_group(group, columns=columns)))
+            continue
+        first, last = np.searchsorted(ordered, [start, end])
         if first < last:
-            parts.append(open_pairs(path).read_row_group(group).take(pa.array(sorted_K[first:last] - start)))
-    return pa.concat_tables(parts).take(pa.array(np.argsort(order)))
+            wanted = pa.array(ordered[first:last] - start)
+            parts.append(_coded(pairs.read_row_group(group, columns=columns).take(wanted)))
+    table = pa.concat_tables(parts).unify_dictionaries()
+    return table if order is None else table.take(pa.array(np.argsort(order)))
+
+
+def _coded(pairs: pa.Table) -> pa.Table:
+    for place, name in enumerate(pairs.column_names):
+        if name in ENDS:
+            pairs = pairs.set_column(place, name, pairs[name].dictionary_encode())
+    return pairs
+
+
+def _empty(pairs: pq.ParquetFile, columns: Sequence[str] | None) -> pa.Table:
+    schema: pa.Schema = pairs.schema_arrow
+    return _coded(pa.table({name: pa.array([], schema.field(name).type) for name in columns or schema.names}))
 
 
 def clip_rows(clips: ClipVectors, pairs: pa.Table) -> tuple[Rows, Rows]:
-    """Return the rows that ``clips`` has for the pairs' foregrounds and backgrounds; looks up each id once."""
-    foreground, background = (pairs[column].combine_chunks().dictionary_encode() for column in ENDS)
+    """Return the rows that ``clips`` has for the pairs' foregrounds and backgrounds; looks up each id once.
+
+    Raises:
+        StageError: a clip has no vector.
+    """
+    foreground, background = (_codes(pairs[column].combine_chunks()) for column in ENDS)
     return (
         clips.rows(foreground.dictionary.to_pylist())[foreground.indices.to_numpy()],
         clips.rows(background.dictionary.to_pylist())[background.indices.to_numpy()],
     )
 
 
+def _codes(ids: pa.Array) -> pa.DictionaryArray:
+    return ids if isinstance(ids, pa.DictionaryArray) else ids.dictionary_encode()
+
+
 def write_table(path: AnyPath, table: pa.Table) -> None:
-    """Write a table, atomically."""
+    """Write a table, atomically; dictionary codes become what they stand for."""
+    plain = pa.schema(
+        [field.with_type(field.type.value_type if pa.types.is_dictionary(field.type) else field.type)
+         for field in table.schema]
+    )  # fmt: skip
     content = io.BytesIO()
-    pq.write_table(table, content)
+    with pq.ParquetWriter(content, plain) as writer:
+        for start in range(0, max(1, len(table)), GROUP):
+            writer.write_table(table.slice(start, GROUP).cast(plain))
     write_bytes(path, content.getvalue())

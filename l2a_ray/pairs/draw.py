@@ -1,0 +1,133 @@
+"""Drawing candidate pairs at random: the arm that owes nothing to a Selector, and what else is drawn."""
+
+from collections.abc import Collection
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from l2a_ray.errors import DatasetError, StageError
+from l2a_ray.pairs.settings import SelectSettings
+from l2a_ray.pairs.table import (
+    ENDS,
+    LABEL,
+    count_pairs,
+    group_sizes,
+    open_pairs,
+    read_pairs,
+    rows_of,
+    spans,
+    write_table,
+)
+from l2a_ray.pairs.truth import read_truth, sound_clips
+from l2a_ray.pairs.vectors import Rows
+from l2a_ray.storage.files import AnyPath
+
+
+def group_budgets(path: AnyPath, settings: SelectSettings) -> dict[int, tuple[int, int]]:
+    """Return the number of pairs of each group, and how many of them are kept: max(1, round(budget * pairs)).
+
+    The groups are the foreground classes, or all pairs are the group 0.
+
+    Raises:
+        StageError: there is no candidate pair.
+    """
+    total = count_pairs(path)
+    sizes = group_sizes(path) if settings.per_class else {0: total}
+    return {group: (size, max(1, round(settings.budget * size))) for group, size in sizes.items()}
+
+
+def draw_rows(path: AnyPath, settings: SelectSettings, seed: int) -> Rows:
+    """Draw as many rows as the budget keeps, evenly in each of its groups; sorted.
+
+    Raises:
+        StageError: there is no candidate pair.
+    """
+    rng = np.random.default_rng(seed)
+    groups = group_budgets(path, settings).items()
+    drawn = {group: np.sort(rng.choice(size, budget, replace=False)) for group, (size, budget) in groups}
+    return rows_of(path, drawn) if settings.per_class else drawn[0]
+
+
+def draw_pairs(path: AnyPath, settings: SelectSettings, seed: int, out: AnyPath) -> None:
+    """Write ``random.parquet``: as many pairs as the budget keeps, drawn evenly, in the candidates' order.
+
+    Not in any Selector's order: the random arm must owe nothing to one.
+
+    Args:
+        path: the candidate pairs.
+        settings: how many, of all pairs or of each foreground class.
+        seed: of the draw.
+        out: folder to write to.
+
+    Raises:
+        StageError: there is no candidate pair.
+    """
+    write_table(out / "random.parquet", read_pairs(path, draw_rows(path, settings, seed)))
+
+
+def draw_sound_pairs(
+    path: AnyPath, index: pd.DataFrame, root: str, settings: SelectSettings, seed: int, out: AnyPath
+) -> None:
+    """Write ``random.parquet`` as :func:`draw_pairs` does, of pairs of sound clips: neither of them is bad.
+
+    A group with fewer such pairs than its budget gives all of them.
+
+    Args:
+        path: the candidate pairs.
+        index: rows of ``ClipStore.index``.
+        root: folder of the data set, whose ``truth.parquet`` says which videos are bad.
+        settings: how many, of all pairs or of each foreground class.
+        seed: of the draw.
+        out: folder to write to.
+
+    Raises:
+        DatasetError: nobody knows which videos are bad.
+        StageError: there is no candidate pair, or none of sound clips.
+    """
+    truth = read_truth(root)
+    if truth is None:
+        advice = "Choose another source of pairs, or data that `l2a generate` made"
+        raise DatasetError(f"{root}: holds no truth.parquet, which says which videos are bad. {advice}")
+    rows, labels = _sound_rows(path, sound_clips(truth, index))
+    rng, drawn = np.random.default_rng(seed), list[Rows]()
+    for group, (_, budget) in group_budgets(path, settings).items():
+        own = rows[labels == group] if settings.per_class else rows
+        drawn.append(rng.choice(own, min(budget, len(own)), replace=False))
+    chosen = np.sort(np.concatenate(drawn))
+    if not len(chosen):
+        raise StageError(f"{path}: there is no candidate pair of two sound clips")
+    write_table(out / "random.parquet", read_pairs(path, chosen))
+
+
+def _sound_rows(path: AnyPath, sound: Collection[str]) -> tuple[Rows, Rows]:
+    """Return the row numbers of pairs of sound clips, and their foreground labels."""
+    known, pairs = pa.array(sorted(sound), pa.string()), open_pairs(path)
+    rows, labels = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
+    for group, (start, _) in enumerate(spans(path)):
+        table = pairs.read_row_group(group, columns=[*ENDS, LABEL])
+        good = pc.and_(*(pc.is_in(table[end], value_set=known) for end in ENDS)).to_numpy()
+        rows.append(start + np.flatnonzero(good))
+        labels.append(table[LABEL].to_numpy()[good].astype(np.int64))
+    return np.concatenate(rows), np.concatenate(labels)
+
+
+def draw_candidates(path: AnyPath, most: int, seed: int) -> pa.Table:
+    """Read at most ``most`` candidate pairs, drawn evenly without replacement: foreground and background, in order.
+
+    Raises:
+        StageError: there is no candidate pair.
+    """
+    total = count_pairs(path)
+    rows = None if total <= most else np.sort(np.random.default_rng(seed).choice(total, most, replace=False))
+    return read_pairs(path, rows, ENDS)
+
+
+def draw_warm_pairs(path: AnyPath, most: int, seed: int, out: AnyPath) -> None:
+    """Write at most ``most`` candidate pairs to the file ``out``: those that a Selector's warm start is trained with.
+
+    Raises:
+        StageError: there is no candidate pair.
+    """
+    write_table(out, draw_candidates(path, most, seed))

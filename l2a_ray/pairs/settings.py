@@ -1,0 +1,75 @@
+"""Which pairs are candidates, and how many are kept; apart from the code, so that reading settings loads no tables."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from l2a_ray.errors import SettingError
+from l2a_ray.fields import at_least, check, setting, within
+
+LabelEncoding = Literal["one_hot", "name"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbeddingSettings:
+    """Which sentence embedding stands for a class name."""
+
+    kind: Literal["minilm", "sent2vec"] = "minilm"
+    """`minilm`: all-MiniLM-L6-v2, offline from an installed package (ours); `sent2vec`: as in the paper, 3.2."""
+
+    model: str | None = setting(None, content=True, only_for={"kind": ["sent2vec"]})
+    """The .bin file of a sent2vec model, for kind sent2vec alone. Origin: the paper does not say which file."""
+
+    def __post_init__(self) -> None:
+        check(self)
+        if self.kind == "sent2vec" and self.model is None:
+            raise SettingError("model", None, "must name a sent2vec .bin file for kind sent2vec")
+        if self.kind == "minilm" and self.model is not None:
+            raise SettingError("model", self.model, "must be left out for kind minilm")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MatchSettings:
+    """Which pairs are candidates."""
+
+    kind: Literal["semantic", "random", "same_class"] = "semantic"
+    """Which backgrounds a foreground is paired with. `semantic`: all of the class whose name is nearest. `random`:
+    about as many, drawn evenly from all other classes; needs no sentence model. `same_class`: all others of its own
+    class. Origin: the paper, 3.2."""
+
+    embedding: EmbeddingSettings = setting(default_factory=EmbeddingSettings, only_for={"kind": ["semantic"]})
+    """Embedding of the class names."""
+
+    min_foreground: float = 0.005
+    """Least share of a clip's pixels under its mask to serve as foreground; below it little is seen. Ours."""
+
+    max_foreground: float = 0.9
+    """Largest share of a clip's pixels under its mask to serve as background; beyond it all is inpainted. Ours."""
+
+    def __post_init__(self) -> None:
+        check(self, min_foreground=within(0, 1), max_foreground=within(0, 1))
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelectSettings:
+    """How many of the candidate pairs are kept."""
+
+    budget: float = 0.12
+    """Share of the candidate pairs that is kept, in (0, 1]. The paper's Table 1 keeps 12K of 99K matched pairs."""
+
+    per_class: bool = False
+    """Whether the budget is a share of each foreground class's pairs, so that the classes stay as even as they were.
+    Ours; without it (paper, 4.1) easy classes can take all of a small budget."""
+
+    worst: int = 12
+    """How many of the lowest scored pairs are kept to be looked at (ours)."""
+
+    gpus: float = setting(0.0, execution=True)
+    """GPUs, or a share of one, that each process which scores pairs reserves; 0 scores on the CPU."""
+
+    def __post_init__(self) -> None:
+        """Refuse shares that keep nothing or more than there is."""
+        check(self, budget=_share, worst=at_least(1), gpus=at_least(0))
+
+
+def _share(value: float) -> str | None:
+    return None if 0 < value <= 1 else "must be above 0 and at most 1, a share of the pairs"
