@@ -1,7 +1,4 @@
-"""The way of training samples from the clip store to the classifier: Ray Data tasks decode, composite, crop and flip.
-
-Axes: B clips in a batch, T time, H height, W width, C channel, L classes.
-"""
+"""The way of training samples from the clip store to the classifier: Ray Data tasks composite, crop and flip."""
 
 import functools
 from collections.abc import Generator
@@ -9,19 +6,20 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-import numpy as np
 import ray
 import ray.data
 from numpy.typing import NDArray
 
 from l2a_ray.composites.composite import CompositeSettings
 from l2a_ray.composites.loader import SampleLoader
-from l2a_ray.composites.schedule import BatchPlan, stack
+from l2a_ray.composites.schedule import Schedule, Stacked, stack
+from l2a_ray.pairs.labels import Labels
 from l2a_ray.prepare.store import ClipStore
 from l2a_ray.runtime.session import quieten
+from l2a_ray.runtime.streams import reading
 
-STEPS_PER_BLOCK = 16  # a task's work: long against the 0.1 s until the next one, short against what is prefetched
-STEPS_PER_EXECUTION = 4096  # Ray Data plans all tasks of an execution at once; to start one takes 0.3 to 1 s
+STEPS_PER_BLOCK = 16  # a task's work: long against the wait for the next one, short against what is prefetched
+STEPS_PER_EXECUTION = 4096  # Ray Data plans all tasks of an execution at once; to start one takes about a second
 
 
 @dataclass(frozen=True)
@@ -32,55 +30,55 @@ class Source:
         store: folder of the clip store.
         composite: how composites are labelled.
         crop: side of the samples, pixels.
-        plan: which samples each step sees.
+        labels: of the clips; sent along, so that no task reads the store's index.
+        schedule: which samples each step sees.
     """
 
     store: str
     composite: CompositeSettings
     crop: int
-    plan: BatchPlan
+    labels: Labels
+    schedule: Schedule
 
 
-def feed(
-    source: Source, first: int, last: int, rank: int, workers: int
-) -> Generator[tuple[NDArray[np.uint8], NDArray[np.float32]], None, None]:
-    """Yield the batches of steps first, ..., last - 1 in order: uint8 (B, T, crop, crop, C) and float32 (B, L).
+def feed(source: Source, first: int, last: int, rank: int, workers: int) -> Generator[Stacked, None, None]:
+    """Yield one worker's samples of steps first, ..., last - 1 in order.
 
-    It runs ahead of the training as far as Ray Data's share of the object store allows.
+    It runs ahead of the training as far as Ray Data's share of the object store allows, until it is closed.
 
     Args:
         source: where the samples come from.
         first: first step.
         last: one past the last step.
-        rank: of this worker, which gets the rank-th of ``workers`` equal parts of every batch.
-        workers: number of workers; must divide the batch size.
+        rank: of this worker, which gets the rank-th of ``workers`` equal parts (``Schedule.part``).
+        workers: number of workers.
     """
     quieten()
-    # The plan holds every pair: it goes to the object store once, not into each task.
+    # The schedule holds every pair: it goes to the object store once, not into each task.
     stored = ray.put(source)
-    part = source.plan.batch_size // workers
+    positions = source.schedule.part(rank, workers)
     for start in range(first, last, STEPS_PER_EXECUTION):
         count = min(STEPS_PER_EXECUTION, last - start)
         steps = ray.data.range(count, override_num_blocks=-(-count // STEPS_PER_BLOCK))
         # `map`, not `map_batches`: Ray Data merges it with the range into one task.
-        batches = steps.map(functools.partial(_make_batch, source=stored, first=start, rank=rank, part=part))
+        batches = steps.map(functools.partial(_make_batch, source=stored, first=start, positions=positions))
         batches.context.execution_options.preserve_order = True
         batches.context.raise_original_map_exception = True  # else our errors arrive as text
-        for batch in batches.iter_batches(batch_size=1, batch_format="numpy", prefetch_batches=2):
-            yield batch["frames"][0], batch["labels"][0]
+        with reading(batches.iter_batches(batch_size=1, batch_format="numpy", prefetch_batches=2)) as made:
+            for batch in made:
+                yield Stacked(*(batch[name][0] for name in Stacked._fields))
 
 
 def _make_batch(
-    row: dict[str, Any], source: "ray.ObjectRef[Source]", first: int, rank: int, part: int
+    row: dict[str, Any], source: "ray.ObjectRef[Source]", first: int, positions: list[int]
 ) -> dict[str, NDArray[Any]]:
     """Make one step's samples (runs in a Ray Data task)."""
     known = ray.get(source)
-    loader = _loader(known.store, known.composite, known.crop)
-    frames_BTHWC, labels_BL = stack(loader, known.plan, first + row["id"], range(rank * part, (rank + 1) * part))
-    return {"frames": frames_BTHWC, "labels": labels_BL}
+    loader = SampleLoader(_store(known.store), known.composite, known.crop, known.labels)
+    return stack(loader, known.schedule, first + row["id"], positions)._asdict()
 
 
 @lru_cache(maxsize=2)
-def _loader(store: str, composite: CompositeSettings, crop: int) -> SampleLoader:
-    """Keep the store's index between the tasks of one process."""
-    return SampleLoader(ClipStore(store), composite, crop)
+def _store(root: str) -> ClipStore:
+    """Keep the store's description between the tasks of one process."""
+    return ClipStore(root)

@@ -3,7 +3,8 @@
 Axes: B clips in a batch, T time, H height, W width, C channel, F features, L classes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import NoReturn
 
 import safetensors.torch
 import torch
@@ -30,6 +31,8 @@ class Network(nn.Module):
 
     mean: Tensor
     scale: Tensor
+    autocast = True
+    """Whether the backbone computes in bfloat16 on a GPU."""
 
     def __init__(
         self,
@@ -51,21 +54,55 @@ class Network(nn.Module):
 
     def features(self, clips_BTHWC: Tensor) -> Tensor:
         """Return the input of the head, float (B, F), of uint8 clips."""
-        # A permuted uint8 clip already lies in channels_last_3d order: the cast to float is the only copy.
-        x = (clips_BTHWC.permute(0, 4, 1, 2, 3).float() - self.mean) * self.scale
-        with torch.autocast("cuda", dtype=torch.bfloat16, enabled=x.is_cuda):
-            features = self.run_backbone(x)
-        return features.float()
+        return self._run(self.run_backbone, clips_BTHWC)
+
+    def feature_map(self, clips_BTHWC: Tensor) -> Tensor:
+        """Return what the backbone pools to features, float (B, F, T', H', W') with strides of its own, of uint8 clips.
+
+        Raises:
+            SettingError: the backbone has no such map.
+        """
+        return self._run(self.run_to_map, clips_BTHWC)
 
     def run_backbone(self, clips_BCTHW: Tensor) -> Tensor:
         """Return features (B, F) of normalised clips."""
         features: Tensor = self.backbone(clips_BCTHW)
         return features
 
+    def run_to_map(self, clips_BCTHW: Tensor) -> Tensor:
+        """Return the map of features (B, F, T', H', W') of normalised clips: what enters the layer ``avgpool``."""
+        pool = getattr(self.backbone, "avgpool", None)
+        if pool is None:
+            refuse_map(self.backbone)
+        seen: list[Tensor] = []
+        hook = pool.register_forward_pre_hook(lambda _, inputs: seen.extend(inputs))
+        try:
+            self.run_backbone(clips_BCTHW)
+        finally:
+            hook.remove()
+        return seen[0]
+
+    def _run(self, run: Callable[[Tensor], Tensor], clips_BTHWC: Tensor) -> Tensor:
+        # A permuted uint8 clip already lies in channels_last_3d order: the cast to float is the only copy.
+        x = (clips_BTHWC.permute(0, 4, 1, 2, 3).float() - self.mean) * self.scale
+        with torch.autocast("cuda", dtype=torch.bfloat16, enabled=x.is_cuda and self.autocast):
+            out = run(x)
+        return out.float()
+
     def forward(self, clips_BTHWC: Tensor) -> Tensor:
         """Return logits, float32 (B, L), of uint8 clips."""
         logits: Tensor = self.head(self.features(clips_BTHWC))
         return logits
+
+
+def refuse_map(backbone: nn.Module) -> NoReturn:
+    """Say that a network has no map of features.
+
+    Raises:
+        SettingError: always, of ``name``.
+    """
+    reason = "pools no map of features over time and place, as transformers with a class token do not"
+    raise SettingError("name", type(backbone).__name__, f"{reason}. Choose small3d, a CNN of torchvision or swin3d")
 
 
 def save_network(path: AnyPath, network: Network) -> None:
@@ -89,5 +126,5 @@ def check_input(network: Network, name: str, frames: int, size: int) -> None:
             network.eval()(torch.zeros((1, frames, size, size, 3), dtype=torch.uint8))
     except (RuntimeError, ValueError) as error:
         reason = f"does not take clips of {frames} frames of {size}x{size} pixels ({str(error).splitlines()[0]})"
-        advice = "choose another network, or the decode.frames and classifier.crop it was made for"
-        raise SettingError("classifier.network.name", name, f"{reason}: {advice}") from error
+        advice = "choose another network, or the decode.frames and the crop it was made for"
+        raise SettingError("name", name, f"{reason}: {advice}") from error

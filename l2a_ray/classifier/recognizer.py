@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from l2a_ray.classifier.network import Network
+from l2a_ray.classifier.network import Network, refuse_map
 from l2a_ray.errors import SettingError
 from l2a_ray.runtime import openmmlab
 
-CONFIG = "classifier.network.config"
+CONFIG = "config"
 
 
 class RecognizerNetwork(Network):
@@ -23,14 +23,30 @@ class RecognizerNetwork(Network):
 
     def run_backbone(self, clips_BCTHW: Tensor) -> Tensor:
         """Return features (B, F): 2D recognizers take each frame for a segment, 3D ones a clip for a single view."""
+        features: Tensor = self._run_stage(clips_BCTHW, "head")
+        if features.shape != (len(clips_BCTHW), self.feature_size):
+            raise ValueError(f"the config's recognizer makes {tuple(features.shape)} of {len(clips_BCTHW)} clips")
+        return features
+
+    def run_to_map(self, clips_BCTHW: Tensor) -> Tensor:
+        """Return the map of features (B, F, T', H', W') that the recognizer's head pools."""
+        found = self._run_stage(clips_BCTHW, "neck")
+        if isinstance(found, Tensor) and found.dim() == 4:  # (B T', F, H', W') of segments
+            found = found.view(len(clips_BCTHW), -1, *found.shape[1:]).transpose(1, 2)
+        if (
+            not isinstance(found, Tensor)
+            or found.dim() != 5
+            or found.shape[:2] != (len(clips_BCTHW), self.feature_size)
+        ):
+            refuse_map(self.backbone)
+        return found
+
+    def _run_stage(self, clips_BCTHW: Tensor, stage: str) -> Any:
         from mmaction.models import Recognizer2D
 
         segments = isinstance(self.backbone, Recognizer2D)
         inputs = clips_BCTHW.transpose(1, 2) if segments else clips_BCTHW.unsqueeze(1)
-        features: Tensor = self.backbone(inputs.contiguous(), stage="head")
-        if features.shape != (len(clips_BCTHW), self.feature_size):
-            raise ValueError(f"the config's recognizer makes {tuple(features.shape)} of {len(clips_BCTHW)} clips")
-        return features
+        return self.backbone(inputs.contiguous(), stage=stage)
 
 
 def build_recognizer(config: str, num_classes: int) -> tuple[RecognizerNetwork, str]:

@@ -1,9 +1,10 @@
 """One step of the classifier's training: SGD on soft cross-entropy. Imports no Ray; the environment uses it too.
 
-Axes: B clips in a batch, N clips, T time, H height, W width, C channel, L classes.
+Axes: B clips in a batch, N clips, T time, H height, W width, C channel, F features, L classes.
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -32,12 +33,12 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
         group["lr"] = rate
 
 
-def soft_cross_entropy(logits_BL: Tensor, labels_BL: Tensor, weights_B: Tensor | None = None) -> Tensor:
+def soft_cross_entropy(logits_BL: Tensor, labels_BL: Tensor, weights: Tensor | None = None) -> Tensor:
     """Return the mean cross-entropy to label distributions, or the sum weighted by each clip's share of the loss."""
-    if weights_B is None:
+    if weights is None:
         return nn.functional.cross_entropy(logits_BL, labels_BL)
-    losses_B = nn.functional.cross_entropy(logits_BL, labels_BL, reduction="none")
-    return (losses_B * weights_B.to(losses_B.device)).sum()
+    losses = nn.functional.cross_entropy(logits_BL, labels_BL, reduction="none")
+    return (losses * weights.to(losses.device)).sum()
 
 
 def balanced_weights(labels_BL: Tensor) -> Tensor:
@@ -45,38 +46,51 @@ def balanced_weights(labels_BL: Tensor) -> Tensor:
 
     A clip of several labels takes its part of each: w_i = sum_l y_il / sum_j y_jl, divided by the number of classes.
     """
-    mass_L = labels_BL.sum(dim=0)
-    share_BL = labels_BL / mass_L.clamp(min=1e-12)
-    return share_BL.sum(dim=1) / (mass_L > 0).sum()
+    mass = labels_BL.sum(dim=0)
+    share = labels_BL / mass.clamp(min=1e-12)
+    return share.sum(dim=1) / (mass > 0).sum()
 
 
 def train_step(
     network: nn.Module,
     optimizer: torch.optim.Optimizer,
-    clips_BTHWC: Tensor,
+    inputs: Tensor,
     labels_BL: Tensor,
-    weights_B: Tensor | None = None,
+    weights: Tensor | None = None,
 ) -> float:
-    """Take one SGD step on uint8 clips and float label distributions; return the loss before the step.
+    """Take one SGD step on inputs and float label distributions; return the loss before the step.
 
-    ``weights_B`` are each clip's share of the loss and sum to 1; None: all alike.
+    ``inputs`` are what the network takes: uint8 clips (B, T, H, W, C), or features (B, F) if it is a head alone.
+    ``weights`` are each clip's share of the loss and sum to 1; None: all alike.
     """
     device = next(network.parameters()).device
+
+    def loss() -> Tensor:
+        return soft_cross_entropy(network(inputs.to(device)), labels_BL.to(device), weights)
+
+    return descend(network, optimizer, loss)
+
+
+def descend(network: nn.Module, optimizer: torch.optim.Optimizer, loss: Callable[[], Tensor]) -> float:
+    """Take one step down the gradient of a loss, computed in training mode; return the loss before the step."""
     network.train()
     optimizer.zero_grad(set_to_none=True)
-    loss = soft_cross_entropy(network(clips_BTHWC.to(device)), labels_BL.to(device), weights_B)
-    loss.backward()  # type: ignore[no-untyped-call]
+    value = loss()
+    value.backward()  # type: ignore[no-untyped-call]
     optimizer.step()
-    return loss.item()
+    return value.item()
 
 
-def predict(network: nn.Module, clips_NTHWC: Tensor, batch_size: int) -> Tensor:
-    """Return logits, float32 (N, L) on the CPU, in eval mode; the network's mode is left as it was."""
+def predict(network: nn.Module, inputs: Tensor, batch_size: int) -> Tensor:
+    """Return logits, float32 (N, L) on the CPU, in eval mode; the network's mode is left as it was.
+
+    ``inputs`` are what the network takes: uint8 clips (N, T, H, W, C), or features (N, F) if it is a head alone.
+    """
     device = next(network.parameters()).device
     was_training = network.training
     network.eval()
     with torch.inference_mode():
-        logits = [network(clips.to(device)).float().cpu() for clips in torch.split(clips_NTHWC, batch_size)]
+        logits = [network(batch.to(device)).float().cpu() for batch in torch.split(inputs, batch_size)]
     network.train(was_training)
     return torch.cat(logits)
 

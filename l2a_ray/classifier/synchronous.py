@@ -13,28 +13,28 @@ from torch.nn.modules.batchnorm import _BatchNorm
 class SynchronousBatchNorm(_BatchNorm):
     """Normalises by mean and variance over the parts of all workers, which are of one size; trains on the CPU."""
 
-    def forward(self, input_BC: Tensor) -> Tensor:
-        """Return the normalised input; in training every worker must call this at the same place."""
+    def forward(self, input: Tensor) -> Tensor:
+        """Return the normalised input, (B, C, ...); in training every worker must call this at the same place."""
         if not self.training:
-            return super().forward(input_BC)
-        workers, axes = torch.distributed.get_world_size(), [0, *range(2, input_BC.dim())]
-        shape = (1, -1, *(1,) * (input_BC.dim() - 2))
+            return super().forward(input)
+        workers, axes = torch.distributed.get_world_size(), [0, *range(2, input.dim())]
+        shape = (1, -1, *(1,) * (input.dim() - 2))
         # The gradient of a sum over workers is again summed over them, so each sees what it does to the others' losses.
-        mean_C = all_reduce(input_BC.mean(axes)) / workers  # type: ignore[no-untyped-call]
-        centred_BC = input_BC - mean_C.view(shape)
-        variance_C = all_reduce(centred_BC.square().mean(axes)) / workers  # type: ignore[no-untyped-call]
-        self._remember(mean_C.detach(), variance_C.detach(), workers * input_BC.numel() // input_BC.shape[1])
-        scale_C = self.weight * (variance_C + self.eps).rsqrt()
-        normalised_BC: Tensor = centred_BC * scale_C.view(shape) + self.bias.view(shape)
-        return normalised_BC
+        mean = all_reduce(input.mean(axes)) / workers  # type: ignore[no-untyped-call]
+        centred = input - mean.view(shape)
+        variance = all_reduce(centred.square().mean(axes)) / workers  # type: ignore[no-untyped-call]
+        self._remember(mean.detach(), variance.detach(), workers * input.numel() // input.shape[1])
+        scale = self.weight * (variance + self.eps).rsqrt()
+        normalised: Tensor = centred * scale.view(shape) + self.bias.view(shape)
+        return normalised
 
     @torch.no_grad()
-    def _remember(self, mean_C: Tensor, variance_C: Tensor, count: int) -> None:
+    def _remember(self, mean: Tensor, variance: Tensor, count: int) -> None:
         """Move the running statistics, as PyTorch does with the unbiased variance."""
         if self.running_mean is None or self.running_var is None or self.momentum is None:
             return
-        self.running_mean.lerp_(mean_C, self.momentum)
-        self.running_var.lerp_(variance_C * count / max(1, count - 1), self.momentum)
+        self.running_mean.lerp_(mean, self.momentum)
+        self.running_var.lerp_(variance * count / max(1, count - 1), self.momentum)
         if self.num_batches_tracked is not None:
             self.num_batches_tracked.add_(1)
 

@@ -2,8 +2,9 @@
 
 Checkpoints are ours and not Ray Train's: Ray Train's record of its checkpoints is rewritten in place, so that a kill
 can leave half of it, and it knows nothing of a fit with several runs. Rank 0 replaces one file of each run atomically;
-who starts again, be it Ray Train after a worker's death or the user after the driver's, goes on from that file and ends
-with the same bits as a run that was never stopped.
+who starts again, be it Ray Train after a worker's death or the user after the driver's, goes on from that file. On CPUs
+it ends with the same bits as a run that was never stopped; on GPUs with the same samples and, as PyTorch's sums there
+have no fixed order, other last bits.
 """
 
 import io
@@ -11,102 +12,100 @@ import json
 import math
 import time
 from collections.abc import Generator
+from contextlib import closing
 from dataclasses import dataclass
 
-import numpy as np
 import pandas as pd
 import ray.train
 import ray.train.torch
 import safetensors.torch
 import torch
 import torch.distributed
-from numpy.typing import NDArray
 from ray.util.queue import Queue
 from safetensors import SafetensorError
-from torch import Tensor
 
+from l2a_ray.classifier.data import read_data
 from l2a_ray.classifier.feed import Source, feed
+from l2a_ray.classifier.methods import METHODS
+from l2a_ray.classifier.methods.base import Batch
 from l2a_ray.classifier.network import save_network
-from l2a_ray.classifier.settings import ClassifierSettings
+from l2a_ray.classifier.settings import ClassifierSettings, WorkerSettings
 from l2a_ray.classifier.step import (
     cosine_rate,
+    descend,
     make_optimizer,
     restore_state,
     set_learning_rate,
-    train_step,
     training_state,
 )
 from l2a_ray.classifier.synchronous import synchronise
 from l2a_ray.classifier.zoo import build_network
 from l2a_ray.composites.composite import CompositeSettings
-from l2a_ray.composites.schedule import BatchPlan
-from l2a_ray.errors import L2AError, LeakError, SettingError, StageError, StorageError
+from l2a_ray.composites.schedule import Schedule, Stacked
+from l2a_ray.errors import L2AError, SettingError, StorageError, owned_by
+from l2a_ray.pairs.labels import Labels
 from l2a_ray.prepare.store import ClipStore
 from l2a_ray.runtime.session import raise_cause
 from l2a_ray.runtime.telemetry import count, show
-from l2a_ray.storage.files import AnyPath, as_path, header_metadata, read_bytes, read_table, write_bytes
+from l2a_ray.storage.files import AnyPath, header_metadata, read_bytes, write_bytes
 
 MODEL, HISTORY, CHECKPOINT = "model.safetensors", "history.parquet", "checkpoint.safetensors"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TrainingRun:
     """One classifier to train.
 
     Args:
-        name: its folder's name.
+        name: what progress and messages call it.
+        folder: where its results and its checkpoint lie.
         seed: of its first weights, its batches, crops and flips.
         pairs: a parquet file with the pairs to composite (columns foreground, background), or None for real clips only.
+        composite: how pairs are composited and labelled.
+        settings: what it is and how it is trained.
     """
 
     name: str
+    folder: AnyPath
     seed: int
     pairs: str | None
+    composite: CompositeSettings
+    settings: ClassifierSettings
+
+    @property
+    def done(self) -> bool:
+        """Whether its model is there."""
+        return (self.folder / MODEL).is_file()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Job:
-    """What the workers are told; all paths are absolute, for Ray Train changes the working directory."""
+    """What the workers get; all paths are absolute, for Ray Train changes the working directory.
+
+    Args:
+        runs: what is to be trained, in that order.
+        store: folder of the clip store.
+        workers: the machines.
+        scratch: Ray Train's own folder.
+        progress: receives a run's title, its steps done and in all, and the loss.
+    """
 
     runs: tuple[TrainingRun, ...]
     store: str
-    settings: ClassifierSettings
-    composite: CompositeSettings
-    out: AnyPath
+    workers: WorkerSettings
+    scratch: AnyPath
     progress: Queue
-
-
-def make_plan(run: TrainingRun, store: ClipStore, settings: ClassifierSettings) -> BatchPlan:
-    """Return which samples each step of a run sees."""
-    real = store.rows("train")["id"].to_numpy(dtype=np.str_)
-    if not len(real):
-        raise StageError(f"{store.root}: no clip of the training split was prepared; its failed.parquet says why")
-    pairs = None if run.pairs is None else _read_pairs(as_path(run.pairs), real)
-    return BatchPlan(real, pairs, settings.batch_size, settings.composite_share, run.seed)
-
-
-def _read_pairs(path: AnyPath, train: NDArray[np.str_]) -> NDArray[np.str_]:
-    pairs = read_table(path, columns=["foreground", "background"]).to_numpy(dtype=np.str_)
-    if not len(pairs):
-        raise StageError(f"{path}: no pairs in it. Run `l2a match` and `l2a select` again")
-    strangers = np.setdiff1d(pairs, train)
-    if len(strangers):
-        raise LeakError(
-            f"{path}: {len(strangers)} clips of its pairs, {strangers[0]} say, are not in the training split. "
-            "Run `l2a match` and `l2a select` again on this clip store"
-        )
-    return pairs
 
 
 def train_all(job: Job) -> L2AError | None:
     """Train all runs in one Ray Train worker; return an error that starting again would not mend."""
     threads = torch.get_num_threads()
-    torch.set_num_threads(job.settings.threads)
+    torch.set_num_threads(job.workers.threads)
     store = ClipStore(job.store)
     try:
-        for position, run in enumerate(job.runs):
-            if not (job.out / run.name / MODEL).is_file():
-                _Training(position, job, store).run()
+        for number, run in enumerate(job.runs, start=1):
+            if not run.done:
+                _Training(run, f"{run.name} ({number} of {len(job.runs)})", job, store).run()
     except Exception as error:
         try:
             raise_cause(error)
@@ -119,50 +118,57 @@ def train_all(job: Job) -> L2AError | None:
     return None
 
 
+def epoch_seed(seed: int, epoch: int, rank: int) -> int:
+    """Return the seed of what a worker's network draws in an epoch, as dropout; each worker has its own."""
+    return seed * 1_000_003 + rank * 10_007 + epoch  # the CPU's generator keeps 32 bits
+
+
 class _Training:
     """One run in one worker: state, checkpoint and the loop over epochs."""
 
-    def __init__(self, position: int, job: Job, store: ClipStore) -> None:
-        context, run = ray.train.get_context(), job.runs[position]
+    def __init__(self, run: TrainingRun, title: str, job: Job, store: ClipStore) -> None:
+        context = ray.train.get_context()
         self.rank, self.workers = context.get_world_rank(), context.get_world_size()
-        self.name, self.seed, self.settings, self.folder = run.name, run.seed, job.settings, job.out / run.name
-        self.plan = make_plan(run, store, job.settings)
-        self.source = Source(job.store, job.composite, job.settings.crop, self.plan)
-        self.total_steps = job.settings.epochs * self.plan.steps_per_epoch
-        self.progress, self.steps_before, self.told = job.progress, position * self.total_steps, 0.0
+        self.about, self.settings, self.checkpoint_every = run, run.settings, job.workers.checkpoint_every
+        self.title, self.progress, self.reported = title, job.progress, 0.0
         torch.manual_seed(run.seed)
-        self.network = build_network(job.settings.network, len(store.classes))
+        with owned_by("network"):
+            self.network = build_network(self.settings.network, len(store.classes))
         if self.workers > 1:
-            synchronise(self.network, gpu=job.settings.gpus_per_worker > 0)
+            synchronise(self.network, gpu=job.workers.gpus > 0)
         # Moves the network to its device, and wraps it for several workers; the optimiser comes after that.
         self.model = ray.train.torch.prepare_model(self.network)
-        self.optimizer = make_optimizer(self.network, job.settings)
+        self.device = self.network.mean.device
+        self.optimizer = make_optimizer(self.network, self.settings)
+        self.method = METHODS[self.settings.method](self.settings, self.network)
+        data = read_data(store, run.pairs, self.settings)
+        self.schedule = Schedule(data.ids, tuple(self.method.streams(data)), self.settings.batch_size, run.seed)
+        labels = Labels.given(store.columns("id", "label"))
+        self.source = Source(job.store, run.composite, self.settings.crop, labels, self.schedule)
+        self.total_steps = self.settings.epochs * self.schedule.steps_per_epoch
         self.history = self._resume()
 
     def run(self) -> None:
         """Train from the last checkpoint, or from the start, to the end."""
-        first = len(self.history) * self.plan.steps_per_epoch
-        batches = feed(self.source, first, self.total_steps, self.rank, self.workers)
-        for epoch in range(len(self.history), self.settings.epochs):
-            # Dropout, where a network has it, must not depend on what was drawn before a restart.
-            torch.manual_seed(self.seed * 1_000_003 + epoch)
-            self.history.append(self._epoch(epoch, batches))
-            if self.rank == 0 and (epoch + 1) % self.settings.checkpoint_every == 0:
-                self._save_checkpoint()
-        batches.close()
+        first = len(self.history) * self.schedule.steps_per_epoch
+        with closing(feed(self.source, first, self.total_steps, self.rank, self.workers)) as batches:
+            for epoch in range(len(self.history), self.settings.epochs):
+                # Dropout, where a network has it, must not depend on what was drawn before a restart.
+                torch.manual_seed(epoch_seed(self.about.seed, epoch, self.rank))
+                self.history.append(self._epoch(epoch, batches))
+                if self.rank == 0 and (epoch + 1) % self.checkpoint_every == 0:
+                    self._save_checkpoint()
         if self.rank == 0:
             self._finish()
 
-    def _epoch(
-        self, epoch: int, batches: Generator[tuple[NDArray[np.uint8], NDArray[np.float32]], None, None]
-    ) -> dict[str, float]:
+    def _epoch(self, epoch: int, batches: Generator[Stacked, None, None]) -> dict[str, float]:
         started, waited, losses = time.perf_counter(), 0.0, []
-        steps = range(epoch * self.plan.steps_per_epoch, (epoch + 1) * self.plan.steps_per_epoch)
+        steps = range(epoch * self.schedule.steps_per_epoch, (epoch + 1) * self.schedule.steps_per_epoch)
         for step in steps:
             asked = time.perf_counter()
-            clips_BTHWC, labels_BL = next(batches)
+            stacked = next(batches)
             waited += time.perf_counter() - asked
-            losses.append(self._step(step, torch.tensor(clips_BTHWC), torch.tensor(labels_BL)))
+            losses.append(self._step(step, Batch.of(stacked, self.device)))
             self._tell(step + 1, losses[-1])
             count("l2a_train_steps", self.rank == 0)
         seconds = time.perf_counter() - started
@@ -175,50 +181,56 @@ class _Training:
             "wait_share": waited / seconds,
         }
 
-    def _step(self, step: int, clips_BTHWC: Tensor, labels_BL: Tensor) -> float:
+    def _step(self, step: int, batch: Batch) -> float:
         """Take one step; return the loss, the mean over all workers."""
         set_learning_rate(self.optimizer, cosine_rate(self.settings.learning_rate, step, self.total_steps))
-        loss = train_step(self.model, self.optimizer, clips_BTHWC, labels_BL)
+        loss = descend(self.model, self.optimizer, lambda: self.method.loss(self.model, batch, step))
+        self.method.after_step(self.network)
         if self.workers > 1:
-            shared = torch.tensor(loss, device=self.network.mean.device)
+            shared = torch.tensor(loss, device=self.device)
             torch.distributed.all_reduce(shared)
             loss = shared.item() / self.workers
         if not math.isfinite(loss):
-            reason = f"the loss of {self.name} became {loss} at step {step}; lower it or enlarge classifier.batch_size"
-            raise SettingError("classifier.learning_rate", self.settings.learning_rate, reason)
+            reason = f"the loss of {self.about.name} became {loss} at step {step}; lower it or enlarge batch_size"
+            raise SettingError("learning_rate", self.settings.learning_rate, reason)
         return loss
 
     def _tell(self, done: int, loss: float) -> None:
         """Pass on how many steps are done: once a second, and at the end."""
         now = time.monotonic()
-        if self.rank == 0 and (now > self.told + 1 or done == self.total_steps):
-            self.told = now
-            self.progress.put((self.name, self.steps_before + done, loss))
+        if self.rank == 0 and (now > self.reported + 1 or done == self.total_steps):
+            self.reported = now
+            self.progress.put((self.title, done, self.total_steps, loss))
             show("l2a_train_loss", loss)
 
     def _save_checkpoint(self) -> None:
-        state = {name: value.cpu().contiguous() for name, value in training_state(self.network, self.optimizer).items()}
-        content = safetensors.torch.save(state, {"history": json.dumps(self.history)})
-        write_bytes(self.folder / CHECKPOINT, content)
+        state = training_state(self.network, self.optimizer)
+        state |= {f"method.{name}": value for name, value in self.method.state().items()}
+        tensors = {name: value.cpu().contiguous() for name, value in state.items()}
+        content = safetensors.torch.save(tensors, {"history": json.dumps(self.history)})
+        write_bytes(self.about.folder / CHECKPOINT, content)
 
     def _resume(self) -> list[dict[str, float]]:
         """Go back to the last checkpoint if there is one; return the history so far."""
-        path = self.folder / CHECKPOINT
+        path, prefix = self.about.folder / CHECKPOINT, "method."
         if not path.is_file():
             return []
         try:
             content = read_bytes(path)
-            restore_state(self.network, self.optimizer, safetensors.torch.load(content))
+            state = safetensors.torch.load(content)
+            restore_state(self.network, self.optimizer, state)
+            self.method.restore({key.removeprefix(prefix): state[key] for key in state if key.startswith(prefix)})
             history: list[dict[str, float]] = json.loads(header_metadata(io.BytesIO(content))["history"])
         except (SafetensorError, ValueError, KeyError, RuntimeError) as error:
             raise StorageError(
-                f"{path}: not a checkpoint of this run ({error}). Delete it to train {self.name} from the start"
+                f"{path}: not a checkpoint of this run ({error}). Delete it to train {self.about.name} from the start"
             ) from error
         return history
 
     def _finish(self) -> None:
         """Write the results, the model last: where it is, all is there."""
+        folder = self.about.folder
         table = pd.DataFrame(self.history).astype({"epoch": "int32", "step": "int64"})
-        write_bytes(self.folder / HISTORY, table.to_parquet(index=False))
-        save_network(self.folder / MODEL, self.network)
-        (self.folder / CHECKPOINT).unlink(missing_ok=True)
+        write_bytes(folder / HISTORY, table.to_parquet(index=False))
+        save_network(folder / MODEL, self.method.predictor(self.network))
+        (folder / CHECKPOINT).unlink(missing_ok=True)

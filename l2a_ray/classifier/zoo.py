@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NoReturn, cast
 
 import safetensors.torch
+import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
@@ -16,6 +17,7 @@ from l2a_ray.classifier.network import Network
 from l2a_ray.classifier.settings import MMACTION, SMALL
 from l2a_ray.classifier.settings import NetworkSettings as NetworkSettings
 from l2a_ray.errors import SettingError, StorageError
+from l2a_ray.runtime.device import best_device
 from l2a_ray.runtime.openmmlab import read_checkpoint
 from l2a_ray.storage.files import AnyPath, read_bytes
 from l2a_ray.storage.weights import WeightsError, read_weights
@@ -40,13 +42,22 @@ def build_network(settings: NetworkSettings, num_classes: int) -> Network:
     else:
         backbone, feature_size, head_name = _torchvision(settings.name)
         network = Network(backbone, feature_size, num_classes)
+    network.autocast = settings.precision == "auto"
     if settings.weights is not None:
         _load_weights(network, settings, head_name)
     return network
 
 
-def load_network(path: AnyPath, settings: NetworkSettings, num_classes: int) -> Network:
+def load_network(
+    path: AnyPath, settings: NetworkSettings, num_classes: int, device: torch.device | None = None
+) -> Network:
     """Load what ``save_network`` wrote; ``settings.weights`` plays no part.
+
+    Args:
+        path: its file.
+        settings: the network that it is of.
+        num_classes: L.
+        device: where it is to run; None: on this process's GPU, if it has one.
 
     Raises:
         StorageError: the file is missing or damaged, or holds another network or other classes.
@@ -59,17 +70,20 @@ def load_network(path: AnyPath, settings: NetworkSettings, num_classes: int) -> 
             f"{path}: no weights of {settings.name} (width {settings.width}) for {num_classes} classes: {error}. "
             "Train again, or name the network that these weights are of"
         ) from error
-    return network
+    return network.to(device or best_device())
 
 
 def _small3d(width: int) -> nn.Module:
-    """Four blocks of 3x3x3 convolution: 3 ms a clip, forward and backward, at 8x56x56, width 16, on one thread."""
+    """Four blocks of 3x3x3 convolution, small enough to be trained on CPUs."""
     layers: list[nn.Module] = []
     channels = [3, width, 2 * width, 4 * width, 8 * width]
     for i, stride in enumerate([(1, 2, 2), (1, 2, 2), (2, 2, 2), (2, 2, 2)]):
         convolution = nn.Conv3d(channels[i], channels[i + 1], 3, stride, padding=1, bias=False)
         layers += [convolution, nn.BatchNorm3d(channels[i + 1]), nn.ReLU(inplace=True)]
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool3d(1), nn.Flatten())
+    backbone = nn.Sequential(*layers)
+    backbone.add_module("avgpool", nn.AdaptiveAvgPool3d(1))
+    backbone.add_module("flatten", nn.Flatten())
+    return backbone
 
 
 def _torchvision(name: str) -> tuple[nn.Module, int, str]:
@@ -119,7 +133,7 @@ def _read_weights(settings: NetworkSettings) -> dict[str, Tensor]:
 
     name = cast(str, settings.weights)
     if settings.name == MMACTION and Path(name).suffix != ".safetensors":
-        return read_checkpoint(name, "classifier.network.weights")[0]
+        return read_checkpoint(name, "weights")[0]
     try:
         return read_weights(name, None if settings.name in (SMALL, MMACTION) else get_model_weights(settings.name))
     except WeightsError as error:
@@ -127,4 +141,4 @@ def _read_weights(settings: NetworkSettings) -> dict[str, Tensor]:
 
 
 def _refuse(settings: NetworkSettings, reason: str) -> NoReturn:
-    raise SettingError("classifier.network.weights", settings.weights, reason)
+    raise SettingError("weights", settings.weights, reason)

@@ -1,0 +1,82 @@
+"""The clips and pairs that a classifier may learn from, with the guard that keeps all others out. Imports no Ray.
+
+Clips are rows of one list of ids: 8 bytes a pair, where its two ids are 128.
+
+Axes: N clips, P pairs.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from l2a_ray.classifier.settings import ClassifierSettings
+from l2a_ray.errors import StageError
+from l2a_ray.prepare.store import ClipStore
+from l2a_ray.storage.files import AnyPath, as_path, open_parquet
+from l2a_ray.videos.splits import refuse_others
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """What the streams of a training are made of.
+
+    Args:
+        ids: of all clips of the store, bytes (N,).
+        real: rows of the real training clips, int32.
+        pairs: rows of foreground and background, int32 (P, 2); None: there are no pairs.
+    """
+
+    ids: NDArray[np.bytes_]
+    real: NDArray[np.int32]
+    pairs: NDArray[np.int32] | None
+
+
+def read_data(store: ClipStore, pairs: str | None, settings: ClassifierSettings) -> TrainingData:
+    """Read what a classifier is trained on.
+
+    Args:
+        store: the prepared clips.
+        pairs: a parquet file with the pairs to composite (columns foreground, background), or None.
+        settings: ``train_on`` says which parts are learned.
+
+    Raises:
+        LeakError: a clip of a pair is not one that may be paired.
+        StageError: there are no training clips, or no pairs in the table.
+    """
+    index = store.columns("id", "split")
+    real = np.flatnonzero(index["split"].isin(settings.train_on.split("+"))).astype(np.int32)
+    if not len(real):
+        raise StageError(f"{store.root}: no clip of the training split was prepared; its failed.parquet says why")
+    refuse_others(index["id"].iloc[real], index, "train", "the training")
+    found = None if pairs is None else _read_pairs(as_path(pairs), index)
+    return TrainingData(index["id"].to_numpy().astype(np.bytes_), real, found)
+
+
+def _read_pairs(path: AnyPath, index: pd.DataFrame) -> NDArray[np.int32]:
+    """Read a table of pairs as rows of the index, a row group in memory at a time."""
+    known = pd.Index(index["id"])
+    with open_parquet(path) as file:
+        if not file.metadata.num_rows:
+            raise StageError(f"{path}: no pairs in it. Run `l2a match` and `l2a select` again")
+        groups = range(file.num_row_groups)
+        tables = (file.read_row_group(group, columns=["foreground", "background"]) for group in groups)
+        pairs = np.concatenate([_rows(table, known, index, path) for table in tables])
+    used = np.zeros(len(index), np.bool_)
+    used[pairs] = True
+    refuse_others(index["id"][used], index, "pair", str(path))
+    return pairs
+
+
+def _rows(table: pa.Table, known: "pd.Index[str]", index: pd.DataFrame, path: AnyPath) -> NDArray[np.int32]:
+    columns = []
+    for column in ("foreground", "background"):
+        coded = table[column].combine_chunks().dictionary_encode()
+        ids = np.array(coded.dictionary.to_pylist())
+        rows = known.get_indexer(pd.Index(ids))
+        if (rows < 0).any():
+            refuse_others(ids[rows < 0], index, "pair", str(path))
+        columns.append(rows[coded.indices.to_numpy()].astype(np.int32))
+    return np.stack(columns, axis=1)
