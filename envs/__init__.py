@@ -5,4 +5,4 @@ It imports no PyTorch: `l2a --help` reads ``envs.settings`` through it and need 
 
 import gymnasium
 
-gymnasium.register(id="l2a/PairSelection-v0", entry_point="envs.pair_selection:PairSelectionEnv")
+gymnasium.register(id="l2a/PairSelection-v0", entry_point="envs.making:make")

@@ -1,4 +1,4 @@
-"""What each pair is worth on its own, the slow and exact way: the yardstick for a Selector's scores."""
+"""What each pair is worth on its own, the slow and exact way: the reference for a Selector's scores."""
 
 from collections.abc import Sequence
 
@@ -19,8 +19,8 @@ def one_step_gains(trial: ClassifierTrial, pairs: Sequence[Sample], rng: np.rand
     Returns:
         float64 (P,), in nats: loss at the start minus loss after the step; above 0 where the pair helped.
     """
-    gains_P = np.empty(len(pairs))
+    gains = np.empty(len(pairs))
     for i, pair in enumerate(Bar(pairs, desc="oracle", unit="pair")):
         start = trial.reset()
-        gains_P[i] = start.val_loss - trial.step([pair], rng).val_loss
-    return gains_P
+        gains[i] = start.val_loss - trial.step([pair], rng).val_loss
+    return gains

@@ -10,21 +10,22 @@ from typing import Any
 import gymnasium
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from envs.settings import CLIPS_KEPT, EnvSettings
+from envs.settings import EnvSettings
 from envs.trial import ClassifierTrial, Outcome
 from l2a_ray.classifier.settings import NetworkSettings
 from l2a_ray.classifier.zoo import load_network
 from l2a_ray.composites.composite import CompositeSettings
 from l2a_ray.composites.loader import Sample, SampleLoader
 from l2a_ray.errors import StageError
+from l2a_ray.pairs.draw import draw_candidates
+from l2a_ray.pairs.table import ENDS, clip_rows
 from l2a_ray.pairs.vectors import ClipVectors, pair_observation
 from l2a_ray.prepare.store import CachedClipStore, ClipStore
-from l2a_ray.storage.files import AnyPath, as_path, open_parquet
-from l2a_ray.videos.splits import refuse_test_clips
+from l2a_ray.storage.files import as_path
+from l2a_ray.videos.splits import may, refuse_others
 
 
 class PairSelectionEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.int8]]):
@@ -47,6 +48,8 @@ class PairSelectionEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.int8]]):
     | F + L to 2F + L   | feature of the background clip                                |
     | 2F + L to 2F + 2L | label vector of the background clip                           |
 
+    Unless `selector.agreement` is false, a feature's last value is how well the others agree with the clip's label.
+
     ## Rewards
     R = delta - L, in nats: L is the mean cross-entropy over D_val after the step, delta its moving average before the
     step, delta_t = (S-1)/S delta_(t-1) + 1/S L_t with S = 5. Lower loss is better. (The paper prints Eq. 2 with the
@@ -68,10 +71,10 @@ class PairSelectionEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.int8]]):
     ## Arguments
     - `trial`: the classifier on trial (envs/trial.py).
     - `vectors`: feature and label vector of each clip.
-    - `foreground_P`, `background_P`: candidate pairs, as rows of `vectors`.
+    - `foreground`, `background`: candidate pairs, as rows of `vectors`, of any integer type.
     - `settings`: EnvSettings.
 
-    `PairSelectionEnv.from_files` builds all four from a run folder. All randomness comes from `reset(seed=...)`.
+    `gymnasium.make(..., run=FOLDER)` builds all four from a run. All randomness comes from `reset(seed=...)`.
 
     ## Version History
     - v0: first version.
@@ -84,13 +87,13 @@ class PairSelectionEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.int8]]):
         *,
         trial: ClassifierTrial,
         vectors: ClipVectors,
-        foreground_P: NDArray[np.int64],
-        background_P: NDArray[np.int64],
+        foreground: NDArray[np.integer[Any]],
+        background: NDArray[np.integer[Any]],
         settings: EnvSettings,
     ) -> None:
         self._trial, self._vectors, self._settings = trial, vectors, settings
-        self._foreground_P, self._background_P = foreground_P, background_P
-        shape = (settings.pairs, 2 * vectors.clips_NFL.shape[1])
+        self._foreground, self._background = foreground, background
+        shape = (settings.pairs, 2 * vectors.clip_size)
         self.observation_space = spaces.Box(-np.inf, np.inf, shape, np.float32)
         self.action_space = spaces.MultiBinary(settings.pairs)
 
@@ -124,13 +127,11 @@ class PairSelectionEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.int8]]):
 
     def _pairs(self, rows: NDArray[np.int64]) -> list[Sample]:
         ids = self._vectors.ids_N
-        return [Sample(ids[self._foreground_P[i]].decode(), ids[self._background_P[i]].decode()) for i in rows]
+        return [Sample(ids[self._foreground[i]].decode(), ids[self._background[i]].decode()) for i in rows]
 
     def _draw(self) -> NDArray[np.float32]:
-        self._state = self.np_random.integers(len(self._foreground_P), size=self._settings.pairs)
-        return pair_observation(
-            self._vectors.clips_NFL, self._foreground_P[self._state], self._background_P[self._state]
-        )
+        self._state = self.np_random.integers(len(self._foreground), size=self._settings.pairs)
+        return pair_observation(self._vectors, self._foreground[self._state], self._background[self._state])
 
     def _info(self, outcome: Outcome, num_selected: int) -> dict[str, Any]:
         return {
@@ -145,14 +146,12 @@ class PairSelectionEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.int8]]):
         """Build the environment in whatever process it is to run, from an ``EnvFiles`` in ``config["files"]``."""
         files: EnvFiles = config["files"]
         store, vectors = ClipStore(files.store), ClipVectors.load(as_path(files.vectors))
-        foreground, background = read_candidates(as_path(files.pairs), files.settings.candidates, files.seed)
-        test_ids = frozenset(store.rows("test")["id"])
-        refuse_test_clips({*foreground.tolist(), *background.tolist()}, test_ids, files.pairs)
+        foreground, background = read_candidates(files, store, vectors)
         return cls(
             trial=build_trial(files),
             vectors=vectors,
-            foreground_P=vectors.rows(foreground),
-            background_P=vectors.rows(background),
+            foreground=foreground,
+            background=background,
             settings=files.settings,
         )
 
@@ -185,12 +184,13 @@ def build_trial(files: EnvFiles) -> ClassifierTrial:
     """Build the classifier on trial.
 
     Raises:
-        LeakError: a test clip is in D_val.
+        LeakError: D_val holds a clip that may not be validated on, as a test clip.
         StageError: there is no validation clip.
     """
-    store = CachedClipStore(files.store, CLIPS_KEPT)
-    validation = validation_clips(store.index, files.settings.validation_clips, files.seed)
-    refuse_test_clips(validation, frozenset(store.rows("test")["id"]), "D_val")
+    store = CachedClipStore(files.store, files.settings.clip_memory)
+    index = store.columns("id", "class_name", "split")
+    validation = validation_clips(index, files.settings.validation_clips, files.seed)
+    refuse_others(validation, index, "validate", "D_val")
     return ClassifierTrial(
         network=load_network(as_path(files.warm_start), files.network, len(store.classes)),
         num_classes=len(store.classes),
@@ -205,27 +205,21 @@ def moving_average(delta: float, loss: float, window: int) -> float:
     return (window - 1) / window * delta + loss / window
 
 
-def read_candidates(path: AnyPath, most: int, seed: int) -> tuple[NDArray[np.str_], NDArray[np.str_]]:
-    """Read at most ``most`` candidate pairs, drawn evenly without replacement, one row group in memory at a time.
+def read_candidates(
+    files: EnvFiles, store: ClipStore, vectors: ClipVectors
+) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """Read the candidate pairs, at most ``env.candidates``, as rows of ``vectors``: foregrounds (P,), backgrounds (P,).
 
-    Returns:
-        Clip ids of the foregrounds and of the backgrounds, in the table's order.
+    Raises:
+        LeakError: a test clip is in a pair.
+        StageError: there is no candidate pair, or a clip has no vector.
     """
-    with open_parquet(path) as file:
-        total = file.metadata.num_rows
-        if total == 0:
-            raise StageError(f"{path}: there is no candidate pair. Check match.min_foreground and the masks")
-        rows = np.arange(total)
-        if total > most:
-            rows = np.sort(np.random.default_rng(seed).choice(total, most, replace=False))
-        parts, start = [], 0
-        for group in range(file.num_row_groups):
-            table = file.read_row_group(group, columns=["foreground", "background"])
-            mine = rows[(rows >= start) & (rows < start + table.num_rows)] - start
-            parts.append(table.take(pa.array(mine)))
-            start += table.num_rows
-    pairs = pa.concat_tables(parts)
-    return pairs["foreground"].to_numpy().astype(np.str_), pairs["background"].to_numpy().astype(np.str_)
+    pairs = draw_candidates(as_path(files.pairs), files.settings.candidates, files.seed)
+    parts = store.columns("id", "split")
+    for end in ENDS:
+        refuse_others(pairs[end].unique().to_pylist(), parts, "pair", files.pairs)
+    foreground, background = clip_rows(vectors, pairs)
+    return foreground.astype(np.int32), background.astype(np.int32)
 
 
 def validation_clips(index: pd.DataFrame, most: int, seed: int) -> list[str]:
@@ -234,7 +228,7 @@ def validation_clips(index: pd.DataFrame, most: int, seed: int) -> list[str]:
     Raises:
         StageError: there is no validation clip.
     """
-    rows = index[index["split"] == "val"].sample(frac=1.0, random_state=seed)
+    rows = index[may(index["split"], "validate")].sample(frac=1.0, random_state=seed)
     if rows.empty:
         raise StageError("no validation clip could be prepared. See failed.parquet, or raise data.val_fraction")
     turn = rows.groupby("class_name").cumcount()

@@ -4,9 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from l2a_ray.errors import SettingError
-
-CLIPS_KEPT = 2**29
-"""Bytes of clips that an environment keeps in memory: some 1,900 of the demo's, 200 of 16 frames at 112 pixels."""
+from l2a_ray.fields import above, at_least, check, setting
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,13 +38,13 @@ class EnvSettings:
     candidates: int = 100_000
     """At most this many candidate pairs, drawn evenly, are held in memory to draw states from (ours)."""
 
+    clip_memory: int = setting(2**29, execution=True)
+    """Bytes of clips that an environment keeps in memory: 512 MiB are some 1,900 of the demo's, 200 of 16 frames at 112
+    pixels."""
+
     def __post_init__(self) -> None:
-        for name in ("pairs", "steps", "window", "validation_clips", "candidates"):
-            if getattr(self, name) < 1:
-                raise SettingError(f"env.{name}", getattr(self, name), "must be at least 1")
-        if not self.learning_rate > 0:
-            raise SettingError("env.learning_rate", self.learning_rate, "must be positive")
+        one = at_least(1)
+        check(self, pairs=one, steps=one, window=one, validation_clips=one, candidates=one, clip_memory=one)
+        check(self, learning_rate=above(0), weight_decay=at_least(0))
         if not 0 <= self.momentum < 1:
-            raise SettingError("env.momentum", self.momentum, "must be in [0, 1)")
-        if self.weight_decay < 0:
-            raise SettingError("env.weight_decay", self.weight_decay, "must not be negative")
+            raise SettingError("momentum", self.momentum, "must be in [0, 1)")

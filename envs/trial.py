@@ -67,17 +67,17 @@ class ClassifierTrial:
         settings: EnvSettings,
     ) -> None:
         self._loader, self._settings = loader, settings
-        clips_NTHWC, labels_NL = _load(loader, [Sample(clip_id) for clip_id in validation], None)
+        clips, labels = _load(loader, [Sample(clip_id) for clip_id in validation], None)
         self._body: Callable[[Tensor], Tensor] = _as_it_is
         self._learner: nn.Module = network
         self._seen: dict[Sample, tuple[Tensor, Tensor]] | None = None
         if settings.tune == "head":
-            self._body = FrozenFeatures(network, clips_NTHWC)
-            self._learner = _zero_head(network.feature_size, num_classes)
+            self._body = FrozenFeatures(network, clips)
+            self._learner = _zero_head(network.feature_size, num_classes)  # on the CPU: it is small, and so are steps
             self._seen = {}
         self._start = deepcopy(self._learner.state_dict())
-        self._val_inputs_N = _in_batches(self._body, clips_NTHWC)
-        self._val_labels_N = labels_NL.argmax(dim=1)
+        self._val_inputs = _in_batches(self._body, clips)
+        self._val_labels = labels.argmax(dim=1)
         self._outcome_at_start = self._validate()
         self.reset()
 
@@ -98,9 +98,9 @@ class ClassifierTrial:
         if not pairs:
             return replace(self._last, seconds=Seconds())
         start = time.perf_counter()
-        inputs_B, labels_BL, composited = self._inputs(pairs, rng)
-        weights_B = balanced_weights(labels_BL) if self._settings.balance else None
-        train_step(self._learner, self._optimizer, inputs_B, labels_BL, weights_B)
+        inputs, labels, composited = self._inputs(pairs, rng)
+        weights = balanced_weights(labels) if self._settings.balance else None
+        train_step(self._learner, self._optimizer, inputs, labels, weights)
         trained = time.perf_counter()
         outcome = self._validate()
         seconds = Seconds(
@@ -120,18 +120,18 @@ class ClassifierTrial:
         new = [pair for pair in dict.fromkeys(pairs) if pair not in self._seen]
         composited = time.perf_counter()
         if new:
-            clips_BTHWC, labels_BL = _load(self._loader, new, None)
+            clips, new_labels = _load(self._loader, new, None)
             composited = time.perf_counter()
             # One clip at a time: a batch's size changes the last bits, and a resumed run must see the same ones.
-            features = [self._body(clip_1THWC)[0] for clip_1THWC in torch.split(clips_BTHWC, 1)]
-            self._seen |= zip(new, zip(features, labels_BL, strict=True), strict=True)
+            features = [self._body(clip)[0] for clip in torch.split(clips, 1)]
+            self._seen |= zip(new, zip(features, new_labels, strict=True), strict=True)
         inputs, labels = zip(*(self._seen[pair] for pair in pairs), strict=True)
         return torch.stack(inputs), torch.stack(labels), composited
 
     def _validate(self) -> Outcome:
-        logits_NL = predict(self._learner, self._val_inputs_N, BATCH)
-        loss = nn.functional.cross_entropy(logits_NL, self._val_labels_N)
-        accuracy = (logits_NL.argmax(dim=1) == self._val_labels_N).float().mean()
+        logits = predict(self._learner, self._val_inputs, BATCH)
+        loss = nn.functional.cross_entropy(logits, self._val_labels)
+        accuracy = (logits.argmax(dim=1) == self._val_labels).float().mean()
         return Outcome(val_loss=loss.item(), val_accuracy=accuracy.item())
 
 
@@ -143,13 +143,13 @@ class FrozenFeatures:
 
     def __init__(self, network: Network, clips_NTHWC: Tensor) -> None:
         self._network = network.eval()
-        features_NF = _in_batches(self._raw, clips_NTHWC)
-        self._mean_F = features_NF.mean(dim=0)
-        self._length = (features_NF - self._mean_F).square().sum(dim=1).mean().sqrt().clamp(min=1e-6)
+        features = _in_batches(self._raw, clips_NTHWC)
+        self._mean = features.mean(dim=0)
+        self._length = (features - self._mean).square().sum(dim=1).mean().sqrt().clamp(min=1e-6)
 
     def __call__(self, clips_BTHWC: Tensor) -> Tensor:
         """Return float32 features (B, F) of uint8 clips, on the CPU."""
-        return (self._raw(clips_BTHWC) - self._mean_F) / self._length
+        return (self._raw(clips_BTHWC) - self._mean) / self._length
 
     def _raw(self, clips_BTHWC: Tensor) -> Tensor:
         device = next(self._network.parameters()).device
@@ -175,6 +175,6 @@ def _as_it_is(clips_BTHWC: Tensor) -> Tensor:
 def _load(loader: SampleLoader, samples: Sequence[Sample], rng: np.random.Generator | None) -> tuple[Tensor, Tensor]:
     loaded = [loader(sample, rng) for sample in samples]
     return (
-        torch.from_numpy(np.stack([frames_THWC for frames_THWC, _ in loaded])),
-        torch.from_numpy(np.stack([label_L for _, label_L in loaded])),
+        torch.from_numpy(np.stack([frames for frames, _ in loaded])),
+        torch.from_numpy(np.stack([label for _, label in loaded])),
     )

@@ -16,14 +16,12 @@ from safetensors import SafetensorError
 
 from l2a_ray.classifier.settings import NetworkSettings
 from l2a_ray.errors import L2AError, SelectorFileError
-from l2a_ray.pairs.names import EmbeddingSettings
-from l2a_ray.pairs.vectors import LabelEncoding
+from l2a_ray.pairs.settings import EmbeddingSettings, LabelEncoding
+from l2a_ray.selector.find import METADATA, WEIGHTS
 from l2a_ray.selector.network import SelectorNetwork
 from l2a_ray.storage.files import AnyPath, read_bytes, write_bytes, write_json
 
 VERSION = 1
-WEIGHTS = "selector.safetensors"
-METADATA = "selector.json"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -1,6 +1,6 @@
 """The Selector's network: two clips' features and labels in, one logit for the pair out (paper, section 3.1).
 
-Pure PyTorch. Axes: B pairs, N clips, F features, L label size, V = F + L one clip's vector, H first hidden layer.
+Pure PyTorch. Axes: N clips, F features, L label size, V = F + L one clip's vector, H first hidden layer.
 """
 
 from collections.abc import Sequence
@@ -41,7 +41,7 @@ class SelectorNetwork(nn.Module):
     def __init__(self, feature_size: int, label_size: int, hidden: Sequence[int] = (2048, 1024, 512)) -> None:
         super().__init__()
         if not hidden or min(hidden) < 1:
-            raise SettingError("selector.hidden", tuple(hidden), "must hold at least one layer size, each 1 or more")
+            raise SettingError("hidden", tuple(hidden), "must hold at least one layer size, each 1 or more")
         self.feature_size, self.label_size, self.hidden = feature_size, label_size, tuple(hidden)
         self.register_buffer("feature_mean_F", torch.zeros(feature_size))
         self.register_buffer("feature_scale_F", torch.ones(feature_size))
@@ -70,34 +70,31 @@ class SelectorNetwork(nn.Module):
         """
         features = torch.as_tensor(features_NF, dtype=torch.float32)
         sizes = torch.tensor([size for size in blocks or (self.feature_size,) for _ in range(size)])
-        std_F = features.std(dim=0, correction=0)
+        std = features.std(dim=0, correction=0)
         self.feature_mean_F.copy_(features.mean(dim=0))
-        self.feature_scale_F.copy_(torch.where(std_F > SMALLEST_STD, std_F * sizes.sqrt(), 1.0))
+        self.feature_scale_F.copy_(torch.where(std > SMALLEST_STD, std * sizes.sqrt(), 1.0))
 
-    def half_f(self, clips_NV: torch.Tensor) -> torch.Tensor:
+    def half_f(self, clips: torch.Tensor) -> torch.Tensor:
         """First layer's part for foregrounds, bias included: (..., V) -> (..., H)."""
-        return functional.linear(self._scaled(clips_NV), self.first.weight[:, : self.clip_size], self.first.bias)
+        return functional.linear(self._scaled(clips), self.first.weight[:, : self.clip_size], self.first.bias)
 
-    def half_b(self, clips_NV: torch.Tensor) -> torch.Tensor:
+    def half_b(self, clips: torch.Tensor) -> torch.Tensor:
         """First layer's part for backgrounds: (..., V) -> (..., H)."""
-        return functional.linear(self._scaled(clips_NV), self.first.weight[:, self.clip_size :])
+        return functional.linear(self._scaled(clips), self.first.weight[:, self.clip_size :])
 
-    def head(self, halves_BH: torch.Tensor) -> torch.Tensor:
-        """All that follows the sum of a pair's two halves: (..., H) -> logits (...,).
-
-        The deeper layers may be of less precision than the last (:func:`l2a_ray.selector.scoring.make_screen`).
-        """
-        hidden = functional.relu(halves_BH)
+    def head(self, halves: torch.Tensor) -> torch.Tensor:
+        """All that follows the sum of a pair's two halves: (..., H) -> logits (...,)."""
+        hidden = functional.relu(halves)
         for layer in self.deeper:
             hidden = functional.relu(layer(hidden), inplace=True)
-        logits: torch.Tensor = self.last(hidden.to(self.last.weight.dtype)).squeeze(-1)
+        logits: torch.Tensor = self.last(hidden).squeeze(-1)
         return logits
 
-    def forward(self, pairs_B2V: torch.Tensor) -> torch.Tensor:
+    def forward(self, pairs: torch.Tensor) -> torch.Tensor:
         """Score pairs: (..., 2V) raw features and labels -> logits (...,); omega is their sigmoid."""
-        foreground, background = pairs_B2V[..., : self.clip_size], pairs_B2V[..., self.clip_size :]
+        foreground, background = pairs[..., : self.clip_size], pairs[..., self.clip_size :]
         return self.head(self.half_f(foreground) + self.half_b(background))
 
-    def _scaled(self, clips_NV: torch.Tensor) -> torch.Tensor:
-        features, labels = clips_NV[..., : self.feature_size], clips_NV[..., self.feature_size :]
+    def _scaled(self, clips: torch.Tensor) -> torch.Tensor:
+        features, labels = clips[..., : self.feature_size], clips[..., self.feature_size :]
         return torch.cat([(features - self.feature_mean_F) / self.feature_scale_F, labels], dim=-1)

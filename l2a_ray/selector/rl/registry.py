@@ -12,7 +12,7 @@ from ray.tune.registry import register_env
 
 from envs.pair_selection import EnvFiles, PairSelectionEnv
 from l2a_ray.errors import SettingError
-from l2a_ray.selector.rl.exploration import WEIGHT, exploring
+from l2a_ray.selector.rl.exploration import HIGH, LOW, WEIGHT, exploring
 from l2a_ray.selector.rl.module import SelectorModule
 from l2a_ray.selector.rl.reinforce import ReinforceConfig
 from l2a_ray.selector.rl.runner import SelectionRunner
@@ -61,11 +61,8 @@ def build_config(settings: SelectorSettings, files: EnvFiles, module: dict[str, 
         SettingError: the algorithm knows no such option, or returns would be summed over cut episodes.
     """
     if settings.discount > 0 and settings.steps_per_update % files.settings.steps:
-        reason = (
-            "returns need whole episodes: selector.steps_per_update must be a multiple of "
-            f"env.steps={files.settings.steps}"
-        )
-        raise SettingError("selector.discount", settings.discount, reason)
+        reason = f"returns need whole episodes: steps_per_update must be a multiple of env.steps={files.settings.steps}"
+        raise SettingError("discount", settings.discount, reason)
     register_env(ENVIRONMENT, PairSelectionEnv.from_files)
     return configure(settings, ENVIRONMENT, {"files": files}, module, seed)
 
@@ -98,10 +95,14 @@ def _with_options(config: AlgorithmConfig, settings: SelectorSettings) -> Algori
         config = config.training(lr=settings.learning_rate, gamma=settings.discount, **settings.options)
     except TypeError as error:
         reason = f"{settings.algorithm} does not take them ({error}); RLlib's documentation lists its options"
-        raise SettingError("selector.options", settings.options, reason) from error
+        raise SettingError("options", settings.options, reason) from error
     return config.learners(
         num_learners=settings.learners,
         num_gpus_per_learner=settings.gpus_per_learner,
         learner_class=exploring(config.get_default_learner_class()),
-        learner_config_dict={WEIGHT: settings.exploration},
+        learner_config_dict={
+            WEIGHT: settings.exploration,
+            LOW: settings.exploration_low,
+            HIGH: settings.exploration_high,
+        },
     )

@@ -73,9 +73,9 @@ class ReinforceLearner(TorchLearner):
         return reinforce_loss(distribution.logp(batch[Columns.ACTIONS]), batch[Columns.RETURNS_TO_GO])
 
 
-def reinforce_loss(log_prob_N: torch.Tensor, return_N: torch.Tensor) -> torch.Tensor:
-    """Return the loss whose gradient is minus Eq. 5, averaged over N steps."""
-    return -(log_prob_N * return_N).mean()
+def reinforce_loss(log_probs: torch.Tensor, returns: torch.Tensor) -> torch.Tensor:
+    """Return the loss whose gradient is minus Eq. 5, averaged over steps; both arguments hold one value a step."""
+    return -(log_probs * returns).mean()
 
 
 class Reinforce(Algorithm):
@@ -94,10 +94,10 @@ class Reinforce(Algorithm):
                 local_env_runner=self.config.num_env_runners == 0,
                 timeout_seconds=self.config.sample_timeout_s,
             )
-            if not sampled:  # every env runner died in this round
+            episodes = [episode for of_runner, _ in sampled for episode in of_runner]
+            if not episodes:  # every env runner died, or has failed, in this round
                 return
             self.metrics.aggregate([metrics for _, metrics in sampled], key=ENV_RUNNER_RESULTS)
-            episodes = [episode for of_runner, _ in sampled for episode in of_runner]
             steps = self.metrics.peek((ENV_RUNNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME))
             learned = self.learner_group.update(episodes=episodes, timesteps={NUM_ENV_STEPS_SAMPLED_LIFETIME: steps})
             self.metrics.aggregate(learned, key=LEARNER_RESULTS)

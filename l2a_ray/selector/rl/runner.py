@@ -11,11 +11,13 @@ import gymnasium
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from ray.rllib.algorithms import Algorithm
 from ray.rllib.core.columns import Columns
 from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
 from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED, NUM_ENV_STEPS_SAMPLED_LIFETIME
 
+from l2a_ray.errors import L2AError
 from l2a_ray.selector.rl.distribution import IndependentBernoulli
 from l2a_ray.selector.rl.module import SelectorModule
 
@@ -27,14 +29,21 @@ class SelectionRunner(SingleAgentEnvRunner):
 
     RLlib's own loop serves any number of environments and any space, with callbacks and timers around each step, which
     takes it longer than drawing a mask.
+
+    What an environment raises RLlib takes for the death of its process: it logs it, starts another and goes on. An
+    error of ours would come back with that one, so it is kept in ``failure`` for the driver to ask for
+    (:func:`raise_failure`), and no more steps are taken.
     """
 
+    failure: L2AError | None = None
     module: SelectorModule
     _running: SingleAgentEpisode
     _environment: gymnasium.Env[NDArray[np.float32], NDArray[np.int8]]
 
     def make_env(self) -> None:
         """Make RLlib's vector of environments, which has one."""
+        # RLlib registers the same name for every Selector, and Gymnasium warns of the second in a process.
+        gymnasium.registry.pop("rllib-single-agent-env-v0", None)
         super().make_env()
         (self._environment,) = self.env.unwrapped.envs
 
@@ -52,7 +61,21 @@ class SelectionRunner(SingleAgentEnvRunner):
 
     def sample(self, **kwargs: Any) -> list[SingleAgentEpisode]:
         """Take ``rollout_fragment_length`` steps; an episode that they cut goes on in the next call."""
-        left = num_steps = self.config.get_rollout_fragment_length(self.worker_index)
+        num_steps = self.config.get_rollout_fragment_length(self.worker_index)
+        chunks: list[SingleAgentEpisode] = []
+        if self.failure is None:
+            try:
+                chunks = self._walk(num_steps)
+            except L2AError as error:
+                self.failure = error
+        for row in (row for chunk in chunks for row in step_rows(chunk)):
+            self.metrics.log_value(STEPS, row, reduce="item_series")
+        # After a failure too: RLlib's algorithms ask until they know of as many steps as they want.
+        self.metrics.log_value(NUM_ENV_STEPS_SAMPLED, num_steps, reduce="sum")
+        self.metrics.log_value(NUM_ENV_STEPS_SAMPLED_LIFETIME, num_steps, reduce="lifetime_sum")
+        return chunks
+
+    def _walk(self, left: int) -> list[SingleAgentEpisode]:
         chunks = []
         while left:
             if self._needs_initial_reset or self._running.is_done:
@@ -64,10 +87,6 @@ class SelectionRunner(SingleAgentEnvRunner):
             if not chunk.is_done:
                 self._running = chunk.cut()
             chunks.append(chunk.to_numpy())
-            for row in step_rows(chunk):
-                self.metrics.log_value(STEPS, row, reduce="item_series")
-        self.metrics.log_value(NUM_ENV_STEPS_SAMPLED, num_steps, reduce="sum")
-        self.metrics.log_value(NUM_ENV_STEPS_SAMPLED_LIFETIME, num_steps, reduce="lifetime_sum")
         return chunks
 
     def _begin(self) -> None:
@@ -79,21 +98,32 @@ class SelectionRunner(SingleAgentEnvRunner):
     def _step(self, episode: SingleAgentEpisode) -> None:
         """Draw a mask (without exploration the most probable one), and do as it says."""
         with torch.inference_mode():
-            state_1B2V = torch.as_tensor(episode.get_observations(-1), device=self._device)[None]
-            policy = IndependentBernoulli.from_logits(self.module.policy(state_1B2V))
-            mask_1B = (policy if self.config.explore else policy.to_deterministic()).sample()
-            told = {Columns.ACTION_DIST_INPUTS: policy.logits, Columns.ACTION_LOGP: policy.logp(mask_1B)}
-        mask_B = mask_1B[0].cpu().numpy()
-        observation, reward, terminated, truncated, info = self._environment.step(mask_B)
+            state = torch.as_tensor(episode.get_observations(-1), device=self._device)[None]
+            policy = IndependentBernoulli.from_logits(self.module.policy(state))
+            drawn = (policy if self.config.explore else policy.to_deterministic()).sample()
+            outputs = {Columns.ACTION_DIST_INPUTS: policy.logits, Columns.ACTION_LOGP: policy.logp(drawn)}
+        mask = drawn[0].cpu().numpy()
+        observation, reward, terminated, truncated, info = self._environment.step(mask)
         episode.add_env_step(
             observation,
-            mask_B,
+            mask,
             reward,
             info,
             terminated=terminated,
             truncated=truncated,
-            extra_model_outputs={name: value[0].cpu().numpy() for name, value in told.items()},
+            extra_model_outputs={name: value[0].cpu().numpy() for name, value in outputs.items()},
         )
+
+
+def raise_failure(algorithm: Algorithm) -> None:
+    """Raise the error of ours that an environment has ended with, wherever it runs."""
+    assert algorithm.env_runner_group is not None
+    failures = algorithm.env_runner_group.foreach_env_runner(
+        lambda runner: runner.failure, local_env_runner=algorithm.config.num_env_runners == 0
+    )
+    for failure in failures:
+        if failure is not None:
+            raise failure
 
 
 def step_rows(episode: SingleAgentEpisode) -> Iterator[dict[str, float]]:
@@ -104,12 +134,12 @@ def step_rows(episode: SingleAgentEpisode) -> Iterator[dict[str, float]]:
     rewards, infos = episode.get_rewards(), episode.get_infos()[-len(episode) :]
     reset = _seconds(episode.get_infos(0)) if episode.t_started == 0 else {}
     logits = episode.get_extra_model_outputs(Columns.ACTION_DIST_INPUTS)
-    for reward, info, logits_B in zip(rewards, infos, logits, strict=True):
-        omega_B = 1 / (1 + np.exp(-np.asarray(logits_B, dtype=np.float64)))
+    for reward, info, step_logits in zip(rewards, infos, logits, strict=True):
+        omega = 1 / (1 + np.exp(-np.asarray(step_logits, dtype=np.float64)))
         yield {
             "reward": float(reward),
-            "num_pairs": omega_B.size,
-            "mean_omega": float(omega_B.mean()),
+            "num_pairs": omega.size,
+            "mean_omega": float(omega.mean()),
             **{name: value for name, value in info.items() if name != "seconds"},
             **{name: value + reset.get(name, 0.0) for name, value in _seconds(info).items()},
         }

@@ -4,19 +4,17 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from l2a_ray.errors import SettingError
-from l2a_ray.pairs.vectors import LabelEncoding
-
-ALGORITHMS = ("REINFORCE", "PPO", "APPO", "IMPALA")
-RANDOM = "random"
+from l2a_ray.fields import above, at_least, check, setting, within
+from l2a_ray.pairs.settings import EmbeddingSettings, LabelEncoding
 
 
 @dataclass(frozen=True, kw_only=True)
 class SelectorSettings:
     """The Selector and how it is trained."""
 
-    algorithm: str = "REINFORCE"
-    """RLlib's policy gradient: REINFORCE (paper, section 4.1), PPO, APPO or IMPALA. `random` trains no Selector and
-    scores pairs by chance, as a baseline."""
+    algorithm: Literal["REINFORCE", "PPO", "APPO", "IMPALA"] = "REINFORCE"
+    """RLlib's policy gradient that can draw B independent choices at once: REINFORCE (paper, section 4.1), PPO, APPO or
+    IMPALA."""
     options: dict[str, Any] = field(default_factory=dict)
     """Further options of that algorithm, by RLlib's names, as `{num_epochs: 4, clip_param: 0.2}` for PPO."""
     learning_rate: float = 1e-4
@@ -24,8 +22,12 @@ class SelectorSettings:
     discount: float = 0.0
     """0 makes each step's return its own reward, the paper's one-step episodes; above 0 is an ablation (ours)."""
     exploration: float = 0.0
-    """Weight of the penalty on a state's mean omega outside [0.1, 0.9], per pair (DVRL's code: 1000; off unless asked
-    for)."""
+    """Weight of the penalty on a state's mean omega outside [exploration_low, exploration_high], per pair (DVRL's code:
+    1000; off unless asked for)."""
+    exploration_low: float = 0.1
+    """Mean omega below which that penalty acts (DVRL)."""
+    exploration_high: float = 0.9
+    """Mean omega above which that penalty acts (DVRL)."""
     steps: int = 4000
     """Environment steps of each runner (ours)."""
     steps_per_update: int = 16
@@ -37,57 +39,49 @@ class SelectorSettings:
     """Sizes of the hidden layers (paper, section 3.1)."""
     labels: LabelEncoding = "name"
     """`name`: sentence embedding of the class name, which lets a Selector score other data sets' pairs; `one_hot`."""
+    embedding: EmbeddingSettings = setting(default_factory=EmbeddingSettings, only_for={"labels": ["name"]})
+    """That sentence embedding."""
     agreement: bool = True
-    """Whether the Selector is also told how much nearer each clip's feature is to its own class than to any other.
+    """Whether the Selector also sees how much nearer each clip's feature is to its own class than to any other.
     Ours, after DVRL's prediction difference; without it (paper) wrong labels take it many times more steps."""
-    warm_start: Literal["random", "real"] = "random"
-    """What the classifier whose features are used is trained on: real clips and composites of random pairs, or real
-    clips alone (paper). Ours: features learned where scene and action go together cannot tell them apart."""
     env_runners: int = 0
     """Processes that run environments, each with its own replica of the classifier; 0: in the driver."""
-    gpus_per_env_runner: float = 0
+    gpus_per_env_runner: float = setting(0.0, execution=True)
     """GPUs, or a share of one, that each such process reserves."""
-    learners: int = 0
+    learners: int = setting(0, execution=True)
     """Processes that compute gradients: 1 of its own, on a GPU perhaps; 0: in the driver."""
-    gpus_per_learner: float = 0
+    gpus_per_learner: float = setting(0.0, execution=True)
     """GPUs, or a share of one, that this process reserves."""
-    max_failures: int = 3
+    max_failures: int = setting(3, execution=True)
     """How often training goes back to its last checkpoint because a learner, or all it stood on, has died."""
-    checkpoint_every: int = 10
+    checkpoint_every: int = setting(10, execution=True)
     """Iterations between checkpoints."""
+    patience: float = setting(300.0, execution=True)
+    """Seconds without any step from any env runner after which training gives up."""
 
     def __post_init__(self) -> None:
-        if self.algorithm not in (*ALGORITHMS, RANDOM):
-            reason = (
-                f"must be one of {', '.join(ALGORITHMS)}, which can draw B independent choices at once, or {RANDOM}"
-            )
-            raise SettingError("selector.algorithm", self.algorithm, reason)
-        if not self.learning_rate > 0:
-            raise SettingError("selector.learning_rate", self.learning_rate, "must be positive")
-        if not 0 <= self.discount <= 1:
-            raise SettingError("selector.discount", self.discount, "must be in [0, 1]")
-        for name in ("steps", "steps_per_update", "steps_per_iteration", "checkpoint_every"):
-            if getattr(self, name) < 1:
-                raise SettingError(f"selector.{name}", getattr(self, name), "must be at least 1")
+        one, none = at_least(1), at_least(0)
+        check(self, steps=one, steps_per_update=one, steps_per_iteration=one, checkpoint_every=one)
+        check(self, exploration=none, env_runners=none, max_failures=none, patience=none)
+        check(self, gpus_per_env_runner=none, gpus_per_learner=none, learners=within(0, 1))
+        check(self, learning_rate=above(0), discount=within(0, 1), hidden=_layers)
+        check(self, exploration_low=within(0, self.exploration_high), exploration_high=within(0, 1))
         if self.steps_per_iteration % self.steps_per_update:
-            reason = f"must divide selector.steps_per_iteration={self.steps_per_iteration}"
-            raise SettingError("selector.steps_per_update", self.steps_per_update, reason)
+            reason = f"must divide steps_per_iteration={self.steps_per_iteration}"
+            raise SettingError("steps_per_update", self.steps_per_update, reason)
         if self.steps % self.steps_per_iteration:
-            reason = f"must be a multiple of selector.steps_per_iteration={self.steps_per_iteration}"
-            raise SettingError("selector.steps", self.steps, reason)
-        if not self.hidden or min(self.hidden) < 1:
-            raise SettingError("selector.hidden", self.hidden, "must hold at least one layer size, each 1 or more")
-        for name in ("exploration", "env_runners", "gpus_per_env_runner", "gpus_per_learner", "max_failures"):
-            if getattr(self, name) < 0:
-                raise SettingError(f"selector.{name}", getattr(self, name), "must not be negative")
+            reason = f"must be a multiple of steps_per_iteration={self.steps_per_iteration}"
+            raise SettingError("steps", self.steps, reason)
         if self.gpus_per_env_runner and not self.env_runners:
-            reason = "with selector.env_runners=0 the environment runs in the driver, which reserves no GPU: must be 0"
-            raise SettingError("selector.gpus_per_env_runner", self.gpus_per_env_runner, reason)
-        if self.learners not in (0, 1):
-            raise SettingError("selector.learners", self.learners, "must be 0 or 1: a Selector is small")
+            reason = "with env_runners=0 the environment runs in the driver, which reserves no GPU: must be 0"
+            raise SettingError("gpus_per_env_runner", self.gpus_per_env_runner, reason)
         if self.gpus_per_learner and not self.learners:
-            reason = "with selector.learners=0 the driver learns, which reserves no GPU: must be 0"
-            raise SettingError("selector.gpus_per_learner", self.gpus_per_learner, reason)
+            reason = "with learners=0 the driver learns, which reserves no GPU: must be 0"
+            raise SettingError("gpus_per_learner", self.gpus_per_learner, reason)
         if self.algorithm in ("APPO", "IMPALA") and not self.env_runners:
             reason = f"{self.algorithm} learns while others sample: must be at least 1"
-            raise SettingError("selector.env_runners", self.env_runners, reason)
+            raise SettingError("env_runners", self.env_runners, reason)
+
+
+def _layers(sizes: tuple[int, ...]) -> str | None:
+    return None if sizes and min(sizes) >= 1 else "must hold at least one layer size, each 1 or more"

@@ -1,0 +1,121 @@
+"""The checkpoint of a Selector's training: one safetensors file, alike for all algorithms. Nothing is unpickled.
+
+An iteration owes nothing to the one before it but what the learner holds (:mod:`l2a_ray.selector.rl.runner`): the
+modules' weights, Adam's state, the coefficient of PPO's and APPO's KL term, and how many steps there were. The rows of
+``history.parquet`` so far are kept with them.
+"""
+
+import json
+from functools import partial
+from typing import Any, NoReturn
+
+import numpy as np
+import pandas as pd
+import safetensors.numpy
+from numpy.typing import NDArray
+from ray.rllib.algorithms import Algorithm
+from ray.rllib.core import COMPONENT_LEARNER, COMPONENT_OPTIMIZER, COMPONENT_RL_MODULE, DEFAULT_MODULE_ID
+from ray.rllib.core.learner.learner import Learner
+from ray.rllib.utils.metrics import ENV_RUNNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME
+from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
+from safetensors import SafetensorError
+
+from l2a_ray.errors import StorageError
+from l2a_ray.storage.files import AnyPath, read_bytes, write_bytes
+
+CHECKPOINT = "checkpoint.safetensors"
+Tensors = dict[str, NDArray[Any]]
+Row = dict[str, Any]
+
+
+def save_checkpoint(algorithm: Algorithm, rows: list[Row], path: AnyPath) -> None:
+    """Write a checkpoint in place of the one before.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
+    state = _state(algorithm)
+    tensors = {f"module.{name}": value for name, value in state[COMPONENT_RL_MODULE][DEFAULT_MODULE_ID].items()}
+    (adam,) = state[COMPONENT_OPTIMIZER].values()
+    for number, memory in adam["state"]["state"].items():
+        tensors |= {f"adam.{number}.{name}": value for name, value in memory.items()}
+    tensors |= {f"history.{name}": column.to_numpy() for name, column in pd.DataFrame(rows).items()}
+    about = {"kl": json.dumps(_of_learner(algorithm, _kl)), "columns": json.dumps(list(rows[0]))}
+    write_bytes(
+        path, safetensors.numpy.save({key: np.array(value, order="C") for key, value in tensors.items()}, about)
+    )
+
+
+def restore_checkpoint(algorithm: Algorithm, path: AnyPath) -> list[Row]:
+    """Set a fresh algorithm to what ``save_checkpoint`` wrote; return the steps up to it, none where there is no file.
+
+    Raises:
+        StorageError: the file is damaged, or of a Selector of other sizes.
+    """
+    if not path.is_file():
+        return []
+    content = read_bytes(path)
+    try:
+        tensors = safetensors.numpy.load(content)
+        about = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"]
+        columns, kl = json.loads(about["columns"]), json.loads(about["kl"])
+        history = {name: tensors[f"history.{name}"].tolist() for name in columns}
+        _set_state(algorithm, tensors)
+    except (SafetensorError, KeyError, ValueError, RuntimeError) as error:
+        _refuse(path, error)
+    rows = [dict(zip(columns, values, strict=True)) for values in zip(*history.values(), strict=True)]
+    _of_learner(algorithm, partial(_set_coefficients, kl=kl, steps=len(rows)))
+    # RLlib's schedules go by the number of steps, which it takes from env runners alone.
+    counted = MetricsLogger(root=False)
+    counted.log_value(NUM_ENV_STEPS_SAMPLED_LIFETIME, len(rows), reduce="lifetime_sum")
+    algorithm.metrics.aggregate([counted.reduce(compile=False)], key=ENV_RUNNER_RESULTS)
+    assert algorithm.env_runner_group is not None
+    algorithm.env_runner_group.sync_weights(from_worker_or_learner_group=algorithm.learner_group, inference_only=True)
+    return rows
+
+
+def _state(algorithm: Algorithm) -> dict[str, Any]:
+    assert algorithm.learner_group is not None
+    state: dict[str, Any] = algorithm.learner_group.get_state()[COMPONENT_LEARNER]
+    return state
+
+
+def _set_state(algorithm: Algorithm, tensors: Tensors) -> None:
+    """Set weights and Adam's state; what else describes the optimiser is as the settings have made it."""
+    state = _state(algorithm)
+    ((name, adam),) = state[COMPONENT_OPTIMIZER].items()
+    memory: dict[int, Tensors] = {}
+    for number, key in (place.split(".", 1) for place in _part(tensors, "adam.")):
+        memory.setdefault(int(number), {})[key] = tensors[f"adam.{number}.{key}"]
+    adam["state"]["state"] = memory
+    assert algorithm.learner_group is not None
+    module = {DEFAULT_MODULE_ID: _part(tensors, "module.")}
+    learner = {COMPONENT_RL_MODULE: module, COMPONENT_OPTIMIZER: {name: adam}}
+    algorithm.learner_group.set_state({COMPONENT_LEARNER: learner})
+
+
+def _part(tensors: Tensors, prefix: str) -> Tensors:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def _of_learner(algorithm: Algorithm, ask: Any) -> Any:
+    """Return what a function of the learner returns; there is one (``selector.learners``)."""
+    assert algorithm.learner_group is not None
+    return next(iter(algorithm.learner_group.foreach_learner(ask))).get()
+
+
+def _kl(learner: Learner) -> dict[str, float]:
+    return {module: float(value) for module, value in getattr(learner, "curr_kl_coeffs_per_module", {}).items()}
+
+
+def _set_coefficients(learner: Any, kl: dict[str, float], steps: int) -> None:
+    """Set the KL term's coefficients, and the entropy term's to where their schedule is after so many steps."""
+    for module, value in kl.items():
+        learner.curr_kl_coeffs_per_module[module].data.fill_(value)
+    if hasattr(learner, "entropy_coeff_schedulers_per_module"):
+        learner.entropy_coeff_schedulers_per_module[DEFAULT_MODULE_ID].update(timestep=steps)
+
+
+def _refuse(path: AnyPath, error: Exception) -> NoReturn:
+    advice = "Delete it, and train-selector starts again"
+    raise StorageError(f"{path}: is damaged or of another Selector ({error}). {advice}") from error
