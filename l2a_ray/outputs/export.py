@@ -1,51 +1,30 @@
-"""Composites as video files, with annotations that mmaction2 and torchvision's folder readers load.
-
-Axes: T time, H height, W width, C channel, L classes.
-"""
+"""Composites as video files, with annotations that mmaction2 and torchvision's folder readers load."""
 
 import json
 import logging
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Literal, get_args
+from typing import Any
 
 import pandas as pd
 
 from l2a_ray.composites.composite import CompositeSettings
-from l2a_ray.composites.loader import Sample, SampleLoader
-from l2a_ray.errors import SettingError, StorageError
+from l2a_ray.composites.loader import ClipLoader, Sample
+from l2a_ray.errors import StorageError
+from l2a_ray.outputs.settings import ExportSettings
 from l2a_ray.prepare.store import ClipStore
 from l2a_ray.runtime.progress import Bar
 from l2a_ray.storage.files import AnyPath, write_bytes
 from l2a_ray.videos.encode import encode_mp4, playing_rate
 
 logger = logging.getLogger(__name__)
-Which = Literal["selected", "random"]
 Row = dict[str, Any]
 PAIRS_A_BLOCK = 16
-COLUMNS = ("file", "foreground", "background", "foreground_label", "background_label", "lambda", "score")
+COLUMNS = ["file", "foreground", "background", "foreground_label", "background_label", "lambda"]
 UNREADABLE = (StorageError, KeyError, ValueError)
 """What reading a pair raises if a clip's file is missing or damaged, lacks a part, or is of another length."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ExportSettings:
-    """Which composites `l2a export` writes, and how well."""
-
-    pairs: Which = "selected"
-    """selected: the pairs that the Selector kept; random: as many drawn at random. Each has a folder of its own."""
-
-    crf: int = 18
-    """Constant rate factor of x264, 0 (best) to 51 (worst). Ours: 18 is next to free of visible loss."""
-
-    def __post_init__(self) -> None:
-        if self.pairs not in get_args(Which):
-            raise SettingError("export.pairs", self.pairs, f"must be one of {', '.join(get_args(Which))}")
-        if not 0 <= self.crf <= 51:
-            raise SettingError("export.crf", self.crf, "must be in [0, 51]")
 
 
 def export(
@@ -53,12 +32,13 @@ def export(
 ) -> pd.DataFrame:
     """Write ``videos/<class>/<foreground>-<background>.mp4`` of each pair and, when all are there, the annotations.
 
-    Files that are there are kept. Pairs whose clips cannot be read are left out, named in ``failed.parquet`` and told.
+    Files that are there are kept. Pairs whose clips cannot be read are left out, named in ``failed.parquet`` and
+    logged; called again, it tries them again.
     Ray must be running.
 
     Args:
         store: the prepared clips.
-        pairs: columns foreground, background, foreground_label, background_label, score.
+        pairs: columns foreground, background, foreground_label, background_label and, if they are scored, score.
         composite: how composites are made.
         settings: how they are encoded.
         out: folder to write into.
@@ -114,7 +94,7 @@ def write_annotations(table: pd.DataFrame, classes: Sequence[str], out: AnyPath)
     """Write ``mmaction2.txt``, ``classes.txt`` and ``pairs.parquet``.
 
     Args:
-        table: the pairs whose files are there, with the columns ``COLUMNS``.
+        table: the pairs whose files are there, with the columns ``COLUMNS`` and, if they are scored, score.
         classes: class names, position = label.
         out: folder to write into.
     """
@@ -124,7 +104,8 @@ def write_annotations(table: pd.DataFrame, classes: Sequence[str], out: AnyPath)
     named = {
         f"{role}_class": [classes[label] for label in table[f"{role}_label"]] for role in ("foreground", "background")
     }
-    write_bytes(out / "pairs.parquet", table[list(COLUMNS)].assign(**named).to_parquet(index=False))
+    columns = [*COLUMNS, *table.columns.intersection(["score"])]
+    write_bytes(out / "pairs.parquet", table[columns].assign(**named).to_parquet(index=False))
 
 
 def _stream(
@@ -134,6 +115,7 @@ def _stream(
     import ray.data  # here, because the settings above are read where Ray is not wanted
 
     from l2a_ray.runtime.session import quieten
+    from l2a_ray.runtime.streams import reading
 
     quieten()
     pairs = table[["file", "foreground", "background", "frame_count", "rate"]].to_dict("records")
@@ -143,40 +125,42 @@ def _stream(
     def work(row: Row) -> Row:
         return {"row": json.dumps(write_pair(row, _loader(root, composite), settings.crf, folder))}
 
-    for made in rows.map(work).iter_rows():
-        row: Row = json.loads(made["row"])
-        if row["fatal"]:  # an exception would reach the driver as text inside another one
-            raise StorageError(row["fatal"])
-        yield row
+    with reading(rows.map(work).iter_rows()) as made_rows:
+        for made in made_rows:
+            row: Row = json.loads(made["row"])
+            if row["fatal"]:  # an exception would reach the driver as text inside another one
+                raise StorageError(row["fatal"])
+            yield row
 
 
 @lru_cache(maxsize=2)
-def _loader(store: str, composite: CompositeSettings) -> SampleLoader:
-    """Keep the store's index between the tasks of one process. The whole frame is taken, so the crop has no effect."""
-    return SampleLoader(ClipStore(store), composite, crop=1)
+def _loader(store: str, composite: CompositeSettings) -> ClipLoader:
+    """Keep the store's index between the tasks of one process."""
+    return ClipLoader(ClipStore(store), composite)
 
 
-def write_pair(row: Row, loader: SampleLoader, crf: int, videos: AnyPath) -> Row:
+def write_pair(row: Row, loader: ClipLoader, crf: int, videos: AnyPath) -> Row:
     """Write one pair's file unless it is there; return file, lambda, and what went wrong: cause (its own) or fatal."""
     made: Row = {"file": row["file"], "lambda": None, "cause": None, "fatal": None}
     try:
-        frames_THWC, label_L = loader.blend(Sample(row["foreground"], row["background"]))
+        frames, label = loader.blend(Sample(row["foreground"], row["background"]))
     except UNREADABLE as error:
         return made | {"cause": str(error) if isinstance(error, StorageError) else f"{type(error).__name__}: {error}"}
     path = videos / row["file"]
     if not path.is_file():
-        rate = playing_rate(len(frames_THWC), int(row["frame_count"]), row["rate"])
+        rate = playing_rate(len(frames), int(row["frame_count"]), row["rate"])
         try:
-            write_bytes(path, encode_mp4(frames_THWC, rate, crf))
+            write_bytes(path, encode_mp4(frames, rate, crf))
         except StorageError as error:
             return made | {"fatal": str(error)}
-    return made | {"lambda": float(label_L[loader.labels[row["foreground"]]])}
+    return made | {"lambda": float(label[loader.label(row["foreground"])])}
 
 
 def _tell(done: int, failed: pd.DataFrame, out: AnyPath) -> None:
     logger.info("export: %d composites in %s", done, out)
     if failed.empty:
         return
-    logger.warning("export: %d pairs could not be written (failed.parquet), because of", len(failed))
+    again = "`l2a export --refresh` tries them again"
+    logger.warning("export: %d pairs could not be written (failed.parquet; %s), because of", len(failed), again)
     for cause, count in failed["cause"].value_counts().items():
         logger.warning("  %s (%d pairs)", cause, count)

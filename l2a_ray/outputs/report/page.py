@@ -1,49 +1,48 @@
 """The page: everything about a run in one HTML file that needs nothing else."""
 
 import base64
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 
 import pandas as pd
-import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from l2a_ray.composites.composite import CompositeSettings
 from l2a_ray.outputs.report.plots import Picture, best_arm, draw_plots
 from l2a_ray.outputs.report.sheets import draw_sheets
-from l2a_ray.outputs.report.tables import PARTS, Json, RunTables, arm_order, read_run, summarise
+from l2a_ray.outputs.report.tables import PARTS, Json, RunTables, summarise
 from l2a_ray.prepare.store import ClipStore
 from l2a_ray.storage.files import AnyPath, read_bytes, write_bytes, write_json
 
-MEANING = {
-    "real": "real clips only",
-    "random": "with composites of randomly drawn pairs",
-    "selected": "with composites of the pairs that the Selector kept",
-}
 DASH = "\N{EN DASH}"
 
 
-def write_report(run: AnyPath, store: ClipStore, out: AnyPath) -> Json:
+def write_report(tables: RunTables, store: ClipStore, composite: CompositeSettings, out: AnyPath) -> Json:
     """Report on a run: ``metrics.json``, ``plots/``, ``sheets/`` and a self-contained ``index.html`` in ``out``.
 
     Parts whose stage was not run are left out, and the page says so.
+
+    Args:
+        tables: what the run is made of.
+        store: its clips.
+        composite: how the pairs on the contact sheets are composited, unless their arm says otherwise.
+        out: folder to write into.
 
     Returns:
         The content of ``metrics.json``.
 
     Raises:
-        StageError: a file of the run is damaged.
         StorageError: a clip cannot be read, or the report cannot be written.
     """
-    tables = read_run(run)
     metrics = summarise(tables, store)
     write_json(out / "metrics.json", metrics)
     for old in (*out.glob("plots/*.png"), *out.glob("sheets/*.png")):
         old.unlink()
-    composites = CompositeSettings(**((yaml.safe_load(tables.config) or {}).get("composite") or {}))
     pictures = draw_plots(tables, metrics, store.classes, out / "plots")
-    pictures |= draw_sheets(tables.selected, tables.worst, store, composites, out / "sheets")
-    page = render(run.absolute().name, tables, metrics, store, pictures)
+    if shown := next(iter(tables.scored), None):
+        own = tables.arms[shown.arm].composite or composite
+        pictures |= draw_sheets(shown.pairs, shown.worst, store, own, out / "sheets")
+    page = render(tables, metrics, store, pictures)
     write_bytes(out / "index.html", page.encode())
     return metrics
 
@@ -61,26 +60,55 @@ def environment() -> Environment:
     return made
 
 
-def render(name: str, tables: RunTables, metrics: Json, store: ClipStore, pictures: dict[str, Picture]) -> str:
+def render(tables: RunTables, metrics: Json, store: ClipStore, pictures: dict[str, Picture]) -> str:
     """Return the page as HTML. Whatever comes from a user's files is escaped."""
     return (
         environment()
         .get_template("page.html.j2")
         .render(
-            name=name,
+            name=tables.name,
             metrics=metrics,
             verdict=verdict(metrics),
-            arms=sorted(metrics["arms"], key=arm_order),
+            arms=list(metrics["arms"]),
             best=best_arm(metrics) if metrics["arms"] else None,
-            meaning=MEANING,
+            meaning={name: arm.label for name, arm in tables.arms.items()},
             parts=PARTS,
             per_class=_per_class(tables.predictions, metrics, store.classes),
             failed=store.failed.to_dict("records"),
             pictures=pictures,
             tables=tables,
-            environment=dict(_flat(tables.environment)),
+            made=[_origin(record) for record in tables.made],
         )
     )
+
+
+def _origin(record: Json) -> Json:
+    """Return what the page says of how a result was made; several processes made it if it was interrupted."""
+
+    def each(describe: Callable[[Json], str]) -> str:
+        return ", then ".join(dict.fromkeys(describe(by) for by in record["made_by"]))
+
+    started = datetime.fromisoformat(record["started"]).astimezone(UTC)
+    return {name: record[name] for name in ("title", "key", "seconds", "together")} | {
+        "started": f"{started:%Y-%m-%d %H:%M:%S}",
+        "code": each(_code),
+        "hardware": each(lambda by: _hardware(**by["hardware"])),
+        "versions": each(lambda by: ", ".join(f"{name} {version}" for name, version in _versions(by).items())),
+    }
+
+
+def _code(by: Json) -> str:
+    """Return the commit, as short as git does it by default or longer, or the digest of the code."""
+    commit, dash, state = (by["commit"] or "").partition("-")
+    return f"{commit[:12]}{dash}{state}" if commit else f"digest {by['code']}"
+
+
+def _hardware(cpus: int, memory_gib: float, machine: str, gpus: Sequence[str] | None) -> str:
+    return ", ".join([f"{cpus} CPUs", f"{memory_gib:g} GiB", machine, *(gpus or ())])
+
+
+def _versions(by: Json) -> Json:
+    return {"python": by["python"]} | {name: version for name, version in by["packages"].items() if version}
 
 
 def verdict(metrics: Json) -> str:
@@ -94,9 +122,9 @@ def verdict(metrics: Json) -> str:
         result = f"top-1 {percent(top1)} over {_seeds(n)}"
         return f"Only the arm {best} was trained: {result}. There is nothing to compare it with."
     against = comparison["against"]
-    leads = [f"{_points(against[arm])} above {arm}" for arm in sorted(against, key=arm_order)]
-    unclear = [arm for arm in sorted(against, key=arm_order) if not against[arm]["clear"]]
-    lead = f"Best is {best}: top-1 {percent(top1)} over {_seeds(n)}, {' and '.join(leads)}."
+    leads = [f"{_points(against[arm])} above {arm}" for arm in against]
+    unclear = [arm for arm in against if not against[arm]["clear"]]
+    lead = f"Best is {best}: top-1 {percent(top1)} over {', '.join([_seeds(n), *leads])}."
     if n == 1:
         return f"{lead} One seed says nothing about spread: run more seeds before believing it."
     if unclear:
@@ -140,11 +168,3 @@ def number(value: float | None, digits: int = 3) -> str:
 def data_uri(picture: Picture) -> str:
     """Return a picture's file as a data URI."""
     return "data:image/png;base64," + base64.b64encode(read_bytes(picture.path)).decode()
-
-
-def _flat(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    """Flatten nested mappings to dotted names."""
-    found: list[tuple[str, Any]] = []
-    for key, item in value.items():
-        found += _flat(item, f"{prefix}{key}.") if isinstance(item, Mapping) else [(f"{prefix}{key}", item)]
-    return found

@@ -2,6 +2,7 @@
 
 import io
 import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,16 +11,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from l2a_ray.outputs.report.tables import Json, RunTables, arm_order
+from l2a_ray.outputs.report.tables import Json, RunTables, Selection
 from l2a_ray.storage.files import AnyPath, write_bytes
 
 WIDTH = 8.4  # inches; at 120 dots an inch as wide as the page's column
 DPI = 120
-# Okabe and Ito's colours, which the colour-blind can tell apart.
-COLOURS = {"real": "#7a7a7a", "random": "#0072b2", "selected": "#d55e00"}
-OTHER_COLOURS = ("#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 FAINT, STRONG, LINE = "#b9c4d0", "#0072b2", "#d55e00"
+Colour = Callable[[str], str]
 NAMED_CLASSES = 40  # more tick labels than this cannot be read
+LETTERS = 70  # of tick labels that fit side by side
 
 
 @dataclass(frozen=True)
@@ -40,16 +40,17 @@ def draw_plots(tables: RunTables, metrics: Json, classes: tuple[str, ...], folde
         save(figure, drawn[name].path)
 
     if metrics["arms"]:
-        keep("accuracy", *_accuracy(metrics["arms"], len(classes)))
+        keep("accuracy", *_accuracy(metrics["arms"], len(classes), tables.colour))
     if tables.history is not None:
-        keep("reward", *_reward(tables.history.sort_values("step")))
-        keep("selection", *_selection(tables.history.sort_values("step")))
-    if tables.histogram is not None:
-        keep("scores", *_scores(tables.histogram, tables.selected, tables.summary))
+        mean = tables.history.groupby("step", as_index=False).mean(numeric_only=True)
+        keep("reward", *_reward(mean))
+        keep("selection", *_selection(mean))
+    if shown := next(iter(tables.scored), None):
+        keep("scores", *_scores(shown))
     if metrics["truth"]:
         keep("wrong_labels", *_wrong_labels(metrics["truth"]))
     if tables.curves is not None:
-        keep("training", *_training(tables.curves))
+        keep("training", *_training(tables.curves, list(tables.arms), tables.colour))
     if tables.predictions is not None and metrics["arms"]:
         keep("confusion", *_confusion(tables.predictions, best_arm(metrics), classes))
     return drawn
@@ -71,14 +72,9 @@ def save(figure: Figure, path: AnyPath) -> None:
 
 
 def best_arm(metrics: Json) -> str:
-    """Return the arm of the highest mean top-1 accuracy, the simplest one where several are equal."""
+    """Return the arm of the highest mean top-1 accuracy, the first one where several are equal."""
     arms: Json = metrics["arms"]
-    return max(sorted(arms, key=arm_order), key=lambda arm: float(arms[arm]["classifier/top1"]["mean"]))
-
-
-def arm_colour(arm: str) -> str:
-    """Return the colour in which an arm is drawn in every plot."""
-    return COLOURS.get(arm) or OTHER_COLOURS[sum(map(ord, arm)) % len(OTHER_COLOURS)]
+    return max(arms, key=lambda arm: float(arms[arm]["classifier/top1"]["mean"]))
 
 
 def _figure(height: float, rows: int = 1) -> tuple[Figure, list[Axes]]:
@@ -98,22 +94,24 @@ def _legend(ax: Axes) -> None:
         text.set_parse_math(False)
 
 
-def _accuracy(arms: Json, num_classes: int) -> tuple[Figure, str, str]:
+def _accuracy(arms: Json, num_classes: int, colour: Colour) -> tuple[Figure, str, str]:
     figure, (ax,) = _figure(3.4)
-    names = sorted(arms, key=arm_order)
+    names = list(arms)
     for x, name in enumerate(names):
         top1 = arms[name]["classifier/top1"]
         values = 100 * np.array(list(top1["values"].values()))
-        ax.bar(x, 100 * top1["mean"], width=0.5, color=arm_colour(name), alpha=0.35)
+        ax.bar(x, 100 * top1["mean"], width=0.5, color=colour(name), alpha=0.35)
         if top1["std"] is not None:
             mean, std = 100 * top1["mean"], 100 * top1["std"]
             ax.errorbar(x + 0.16, mean, yerr=std, fmt="none", capsize=7, elinewidth=1.6, color="#222222")
         offsets = np.linspace(-0.14, 0.02, len(values)) if len(values) > 1 else np.zeros(1)
-        ax.scatter(x + offsets, values, s=28, color=arm_colour(name), edgecolor="white", linewidth=0.7, zorder=3)
+        ax.scatter(x + offsets, values, s=28, color=colour(name), edgecolor="white", linewidth=0.7, zorder=3)
     chance = 100 / num_classes
     ax.axhline(chance, color="#555555", linewidth=1, linestyle=":")
     ax.text(len(names) - 0.52, chance, "chance", va="bottom", ha="right", fontsize=8, color="#555555")
     ax.set_xticks(range(len(names)), names, parse_math=False)
+    if sum(map(len, names)) > LETTERS:
+        ax.tick_params("x", rotation=30)
     ax.set_xlim(-0.5, len(names) - 0.5)
     ax.set_ylabel("top-1 accuracy, %")
     clips = max(arm["clips"] for arm in arms.values())
@@ -162,23 +160,23 @@ def _selection(history: pd.DataFrame) -> tuple[Figure, str, str]:
     return figure, "Scores and share selected during training", caption
 
 
-def _scores(histogram: pd.DataFrame, selected: pd.DataFrame | None, summary: Json | None) -> tuple[Figure, str, str]:
+def _scores(shown: Selection) -> tuple[Figure, str, str]:
     figure, (ax,) = _figure(3.2)
+    histogram, summary = shown.histogram, shown.summary
+    assert histogram is not None and summary is not None
     edges = np.append(histogram["left"].to_numpy(), histogram["right"].iloc[-1])
     ax.stairs(histogram["count"], edges, fill=True, color=FAINT, label="all candidates")
-    if selected is not None:
-        counts, _ = np.histogram(selected["score"], bins=edges)
-        ax.stairs(counts, edges, fill=True, color=STRONG, label="selected")
-    if summary is not None:
-        threshold = f"threshold {summary['threshold']:.3f}"
-        ax.axvline(summary["threshold"], color=LINE, linewidth=1.4, linestyle="--", label=threshold)
+    counts, _ = np.histogram(shown.pairs["score"], bins=edges)
+    ax.stairs(counts, edges, fill=True, color=STRONG, label=shown.arm)
+    threshold = f"threshold {summary['threshold']:.3f}"
+    ax.axvline(summary["threshold"], color=LINE, linewidth=1.4, linestyle="--", label=threshold)
     ax.set_xlim(float(edges[0]), float(edges[-1]))
     ax.set_xlabel("score ω")
     ax.set_ylabel("pairs")
     _legend(ax)
     caption = (
-        "All candidate pairs by score; the threshold is the lowest score that was kept. A wide or two-humped shape "
-        "means that the Selector tells pairs apart; one narrow peak that its choice is close to chance."
+        f"All candidate pairs by score, seed {shown.seed}; the threshold is the lowest score that was kept. A wide or "
+        "two-humped shape means that pairs are told apart; one narrow peak that the choice is close to chance."
     )
     return figure, "Score distribution", caption
 
@@ -205,21 +203,21 @@ def _wrong_labels(truth: Json) -> tuple[Figure, str, str]:
     return figure, "Wrong labels found, by class", caption
 
 
-def _training(curves: pd.DataFrame) -> tuple[Figure, str, str]:
+def _training(curves: pd.DataFrame, order: Sequence[str], colour: Colour) -> tuple[Figure, str, str]:
     figure, (ax,) = _figure(3.2)
     losses = curves.groupby(["arm", "seed", "epoch"])["loss"].mean()
-    for arm in sorted(curves["arm"].unique(), key=arm_order):
+    for arm in sorted(curves["arm"].unique(), key=order.index):
         by_seed = losses.loc[arm].unstack("seed")
-        ax.plot(by_seed.index, by_seed, color=arm_colour(arm), linewidth=0.7, alpha=0.45)
+        ax.plot(by_seed.index, by_seed, color=colour(arm), linewidth=0.7, alpha=0.45)
         mean = by_seed.mean(axis=1)
-        ax.plot(mean.index, mean, color=arm_colour(arm), linewidth=1.9, marker=".", label=arm)
+        ax.plot(mean.index, mean, color=colour(arm), linewidth=1.9, marker=".", label=arm)
     ax.set_xlabel("epoch")
     ax.set_ylabel("training loss")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     _legend(ax)
     caption = (
-        "Thick: the mean over seeds; thin: one seed. Every curve should fall and flatten. Arms with composites stay "
-        "above the one without, because mixed labels cannot be fitted to zero; their levels are not to be compared."
+        "Thick: the mean over seeds; thin: one seed. Every curve should fall and flatten. Arms whose "
+        "labels are mixed stay above the others, for a mixed label cannot be fitted to zero: compare no levels."
     )
     return figure, "Training loss of the classifiers", caption
 

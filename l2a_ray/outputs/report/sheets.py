@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from l2a_ray.composites.composite import CompositeSettings, place
-from l2a_ray.composites.loader import Sample, SampleLoader
+from l2a_ray.composites.loader import ClipLoader, Sample
 from l2a_ray.composites.mixes import pasted
 from l2a_ray.outputs.report.plots import Picture, save
 from l2a_ray.prepare.store import ClipStore
@@ -43,23 +43,23 @@ class PairView:
     @property
     def tiles(self) -> dict[str, NDArray[np.uint8]]:
         """The five clips by name, uint8 (T, H, W, 3) each."""
-        white_THWC = np.repeat(self.mask_THW[..., None].astype(np.uint8) * 255, 3, axis=3)
-        parts = (self.foreground_THWC, white_THWC, self.background_THWC, self.clean_THWC, self.composite_THWC)
+        white = np.repeat(self.mask_THW[..., None].astype(np.uint8) * 255, 3, axis=3)
+        parts = (self.foreground_THWC, white, self.background_THWC, self.clean_THWC, self.composite_THWC)
         return dict(zip(("foreground", "mask", "background", "clean background", "composite"), parts, strict=True))
 
 
-def view_pair(loader: SampleLoader, foreground: str, background: str) -> PairView:
+def view_pair(loader: ClipLoader, foreground: str, background: str) -> PairView:
     """Read a pair's clips and blend them.
 
     Raises:
         StorageError: a clip's file is missing or damaged.
     """
-    blended_THWC, label_L = loader.blend(Sample(foreground, background))
+    blended, label = loader.blend(Sample(foreground, background))
     front, back = loader.store.read(foreground), loader.store.read(background)
     _, height, width, _ = back.frames_THWC.shape
-    frames_THWC, mask_THW = place(front.frames_THWC, pasted(front.planes, loader.settings), height, width)
-    weight = float(label_L[loader.labels[foreground]])
-    return PairView(frames_THWC, mask_THW, back.frames_THWC, back.background_THWC, blended_THWC, weight)
+    frames, mask = place(front.frames_THWC, front.parts[pasted(loader.settings)], height, width)
+    weight = float(label[loader.label(foreground)])
+    return PairView(frames, mask, back.frames_THWC, back.background_THWC, blended, weight)
 
 
 def draw_sheets(
@@ -87,7 +87,7 @@ def draw_sheets(
 
 def draw_sheet(pairs: pd.DataFrame, store: ClipStore, settings: CompositeSettings) -> Figure:
     """Draw pairs (columns foreground, background and, if they are scored, score) from top to bottom."""
-    loader = SampleLoader(store, settings, crop=1)  # of no effect: whole frames are drawn
+    loader = ClipLoader(store, settings)
     rows = [_row(pair, loader) for pair in pairs.itertuples()]
     # A tall video must not stretch the sheet without end.
     heights = [TILE * min(2.0, tiles[0][1].shape[0] / tiles[0][1].shape[1]) for _, tiles in rows]
@@ -114,10 +114,10 @@ def draw_sheet(pairs: pd.DataFrame, store: ClipStore, settings: CompositeSetting
     return figure
 
 
-def _row(pair: Any, loader: SampleLoader) -> tuple[str, list[Tile]]:
+def _row(pair: Any, loader: ClipLoader) -> tuple[str, list[Tile]]:
     view = view_pair(loader, pair.foreground, pair.background)
     last = len(view.composite_THWC) - 1
-    tiles = [(name, clip_THWC[last // 2]) for name, clip_THWC in view.tiles.items() if name != "composite"]
+    tiles = [(name, clip[last // 2]) for name, clip in view.tiles.items() if name != "composite"]
     moments = (("first", 0), ("middle", last // 2), ("last", last))
     tiles += [(f"composite, {name}", view.composite_THWC[t]) for name, t in moments]
     return _caption(pair, view.weight, loader.store), tiles

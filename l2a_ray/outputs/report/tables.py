@@ -1,126 +1,107 @@
 """The tables that the stages of a run left behind, and the numbers of ``metrics.json`` made from them.
 
-Metric names are namespaced by what they speak of, as in ``classifier/top1``. Accuracies and shares are in [0, 1].
+Metric names are namespaced by what they speak of, as in ``classifier/top1``. Accuracies and shares are in [0, 1]. What
+is there for every seed is given as the mean over the seeds.
 """
 
-import json
 import math
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
-import pyarrow
-import yaml
 from scipy.special import stdtrit
 
-from l2a_ray.errors import StageError
-from l2a_ray.outputs.report.truth import judge, read_truth
+from l2a_ray.config.arms import OTHER_COLOURS, Arm
+from l2a_ray.outputs.report.truth import judge
+from l2a_ray.pairs.truth import mark_wrong
 from l2a_ray.prepare.store import NO_BACKGROUND, NO_FOREGROUND, ClipStore
-from l2a_ray.storage.files import AnyPath, read_bytes, read_table
 
 Json = dict[str, Any]
 RESULTS = ("top1", "top5", "loss")
 PARTS = ("composite", "train", "validate")
-ARMS = ("real", "random", "selected")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """The pairs that an arm got in one repetition.
+
+    Args:
+        arm: its name.
+        seed: of the repetition.
+        pairs: columns foreground, background, foreground_label, background_label and, if they were scored, score, by
+            falling score.
+        sample: candidates drawn at random, with scores; this and what follows is None where nothing was scored.
+        worst: the candidates of the lowest scores.
+        histogram: left, right, count of all candidates' scores.
+        summary: candidates, budget, threshold.
+    """
+
+    arm: str
+    seed: int
+    pairs: pd.DataFrame
+    sample: pd.DataFrame | None = None
+    worst: pd.DataFrame | None = None
+    histogram: pd.DataFrame | None = None
+    summary: Json | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunTables:
-    """What a run folder holds; None where a stage was not run. Columns as the stages write them.
+    """What a run is made of; None, or nothing, where a stage was not run. Columns as the stages write them.
 
     Args:
+        name: of the run.
+        arms: the arms by name, in the order of a table.
         neighbours: class_name, neighbour, similarity.
-        history: the Selector's training, one row a step.
-        selected: the pairs kept, by falling score. ``random`` and ``worst`` have the same columns.
-        histogram: left, right, count of all candidates' scores.
-        summary: candidates, budget, threshold.
+        left_out: class_name, role, reason: classes that no composite shows.
+        history: the Selectors' training, one row a step, with the column seed.
+        selections: the pairs of each arm and seed.
         curves: the classifiers' training, with columns arm and seed.
         results: arm, seed, top1, top5, loss, clips.
         predictions: arm, seed, id, label, predicted, probability.
         truth: path and bad of the training videos, if the data set tells.
         missing: class_name, name and part of the published clips that have no file.
+        config: the settings, as YAML.
+        made: of each result its record: title, key, started, seconds, together (made in that time) and made_by, one
+            entry a process that worked on it.
+        notes: what a user should know of the data.
     """
 
+    name: str
+    arms: Mapping[str, Arm]
     neighbours: pd.DataFrame | None
+    left_out: pd.DataFrame | None
     history: pd.DataFrame | None
-    selected: pd.DataFrame | None
-    random: pd.DataFrame | None
-    worst: pd.DataFrame | None
-    histogram: pd.DataFrame | None
-    summary: Json | None
+    selections: Sequence[Selection]
     curves: pd.DataFrame | None
     results: pd.DataFrame | None
     predictions: pd.DataFrame | None
     truth: pd.DataFrame | None
     missing: pd.DataFrame | None
     config: str
-    environment: Json
-    notes: tuple[str, ...]
+    made: Sequence[Json]
+    notes: Sequence[str]
+
+    @property
+    def scored(self) -> Sequence[Selection]:
+        """The selections of the arm whose scores are looked at."""
+        return scored(self.selections, self.arms)
+
+    def colour(self, arm: str) -> str:
+        """Return the colour in which an arm is drawn in every plot."""
+        chosen = {one.colour.lower() for one in self.arms.values()}
+        free = [colour for colour in OTHER_COLOURS if colour not in chosen] or OTHER_COLOURS
+        others = [name for name, one in self.arms.items() if not one.colour]
+        return self.arms[arm].colour or free[others.index(arm) % len(free)]
 
 
-def read_run(run: AnyPath) -> RunTables:
-    """Read what there is of a run.
-
-    Raises:
-        StageError: a file is there but damaged.
-    """
-    config = _read(run / "config.yaml", _load_yaml) or ""
-    data = (yaml.safe_load(config) or {}).get("data") or {}
-    return RunTables(
-        neighbours=_table(run / "match/neighbours.parquet"),
-        history=_table(run / "train-selector/history.parquet"),
-        selected=_table(run / "select/selected.parquet"),
-        random=_table(run / "select/random.parquet"),
-        worst=_table(run / "select/worst.parquet"),
-        histogram=_table(run / "select/histogram.parquet"),
-        summary=_read(run / "select/summary.json", _load_json),
-        curves=_curves(run / "train"),
-        results=_table(run / "evaluate/metrics.parquet"),
-        predictions=_table(run / "evaluate/predictions.parquet"),
-        truth=read_truth(data["root"]) if data.get("root") else None,
-        missing=_table(run / "missing.parquet"),
-        config=config,
-        environment=_read(run / "environment.json", _load_json) or {},
-        notes=tuple(_read(run / "notes.json", _load_json) or ()),
-    )
-
-
-def _load_json(path: AnyPath) -> Any:
-    return json.loads(read_bytes(path))
-
-
-def _load_yaml(path: AnyPath) -> str:
-    text = read_bytes(path).decode()
-    yaml.safe_load(text)
-    return text
-
-
-def _read(path: AnyPath, load: Callable[[AnyPath], Any]) -> Any:
-    if not path.is_file():
-        return None
-    try:
-        return load(path)
-    except (OSError, ValueError, yaml.YAMLError, pyarrow.ArrowException) as error:
-        raise StageError(f"{path}: damaged ({error}). Delete it with its folder and run that stage again") from error
-
-
-def _table(path: AnyPath) -> pd.DataFrame | None:
-    table: pd.DataFrame | None = _read(path, read_table)
-    return table
-
-
-def _curves(folder: AnyPath) -> pd.DataFrame | None:
-    """Join the histories of all classifiers, ``train/<arm>-<seed>/history.parquet``."""
-    found = []
-    paths: list[AnyPath] = list(folder.glob("*/history.parquet"))
-    for path in sorted(paths, key=str):
-        name = re.fullmatch(r"(\w.*)-(\d+)", path.parent.name)
-        table = _table(path)
-        if name and table is not None:
-            found.append(table.assign(arm=name[1], seed=int(name[2])))
-    return pd.concat(found, ignore_index=True) if found else None
+def scored(selections: Sequence[Selection], arms: Mapping[str, Arm]) -> Sequence[Selection]:
+    """Return the selections of the first arm that a Selector has scored or, without one, that anything has."""
+    names = [one.arm for one in selections if one.summary is not None]
+    first = next((name for name in names if arms[name].pairs == "selector"), next(iter(names), None))
+    return [one for one in selections if one.arm == first]
 
 
 def summarise(tables: RunTables, store: ClipStore) -> Json:
@@ -134,16 +115,14 @@ def summarise(tables: RunTables, store: ClipStore) -> Json:
         ordered = tables.neighbours.sort_values(["class_name", "similarity"], ascending=[True, False])
         metrics["match"] = {"match/neighbours": ordered.to_dict("records")}
     if tables.history is not None:
-        metrics["selector"] = _selector(tables.history)
-    if tables.summary is not None:
-        metrics["select"] = _selection(tables)
-    if tables.truth is not None and tables.random is not None:
-        scored = {"random": tables.random, "selected": tables.selected, "worst": tables.worst}
-        known = {name: pairs for name, pairs in scored.items() if pairs is not None}
-        metrics["truth"] = judge(known, tables.truth, store.index, store.classes)
+        metrics["selector"] = mean_of(_selector(rows) for _, rows in tables.history.groupby("seed"))
+    if tables.scored:
+        metrics["select"] = mean_of(_selection(one) for one in tables.scored)
+    if tables.truth is not None:
+        metrics["truth"] = _truth(tables, tables.truth, store)
     if tables.results is not None:
-        metrics["arms"] = _arms(tables.results, tables.predictions, store.classes)
-        metrics["comparison"] = compare(tables.results)
+        metrics["arms"] = _arms(tables.results, tables.predictions, store.classes, list(tables.arms))
+        metrics["comparison"] = compare(tables.results, list(tables.arms))
     metrics["timing"] = _timing(tables)
     clean: Json = _finite(metrics)
     return clean
@@ -172,26 +151,59 @@ def _selector(history: pd.DataFrame) -> Json:
     return metrics | {"selector/steps": len(history), "selector/iterations": history["iteration"].nunique()}
 
 
-def _selection(tables: RunTables) -> Json:
-    summary = tables.summary or {}
+def _selection(one: Selection) -> Json:
+    summary = one.summary or {}
     metrics: Json = {f"select/{name}": summary[name] for name in ("candidates", "budget", "threshold")}
     metrics["select/share"] = summary["budget"] / summary["candidates"]
-    for name, pairs in (("selected", tables.selected), ("random", tables.random)):
-        if pairs is not None:
-            metrics[f"select/mean_score_{name}"] = pairs["score"].mean()
+    metrics["select/mean_score_selected"] = one.pairs["score"].mean()
+    if one.sample is not None:
+        metrics["select/mean_score_random"] = one.sample["score"].mean()
     return metrics
 
 
-def _arms(results: pd.DataFrame, predictions: pd.DataFrame | None, classes: tuple[str, ...]) -> Json:
+def _truth(tables: RunTables, truth: pd.DataFrame, store: ClipStore) -> Json:
+    """Judge what was scored, and tell how many wrong labels the pairs of each arm have."""
+    judged = [
+        judge({"random": one.sample, "worst": one.worst}, truth, store.index, store.classes)
+        for one in tables.scored
+        if one.sample is not None and one.worst is not None
+    ]
+    shares: dict[str, list[float]] = {}
+    for one in tables.selections:
+        share = mark_wrong(one.pairs, truth, store.index)["wrong"].mean()
+        shares.setdefault(f"select/share_wrong_label_{one.arm}", []).append(float(share))
+    found = mean_of(part for part in judged if part)
+    return found | {name: float(np.mean(values)) for name, values in shares.items()} if found else {}
+
+
+def mean_of(parts: Iterable[Mapping[str, Any]]) -> Json:
+    """Return the mean of each number over some mappings of the same names; equal values stay as they are."""
+    rows = list(parts)
+    if len(rows) < 2:
+        return dict(rows[0]) if rows else {}
+    merged: Json = {}
+    for name, first in rows[0].items():
+        values = [row[name] for row in rows]
+        if isinstance(first, Mapping):
+            merged[name] = mean_of(values)
+        else:
+            merged[name] = first if all(value == first for value in values) else float(pd.Series(values).mean())
+    return merged
+
+
+def _arms(
+    results: pd.DataFrame, predictions: pd.DataFrame | None, classes: Sequence[str], order: Sequence[str]
+) -> Json:
     arms: Json = {}
-    for arm, rows in results.sort_values("seed").groupby("arm"):
+    for arm in [name for name in order if name in set(results["arm"])]:
+        rows = results[results["arm"] == arm].sort_values("seed")
         about: Json = {f"classifier/{name}": spread(rows.set_index("seed")[name]) for name in RESULTS}
-        arms[str(arm)] = about | {"n": len(rows), "clips": int(rows["clips"].max())}
+        arms[arm] = about | {"n": len(rows), "clips": int(rows["clips"].max())}
     if predictions is not None:
         hits = predictions.assign(hit=predictions["label"] == predictions["predicted"])
-        for arm, rows in hits.groupby("arm"):
-            accuracy = rows.groupby("label")["hit"].mean()
-            arms[str(arm)]["per_class"] = {name: accuracy.get(label) for label, name in enumerate(classes)}
+        for arm, about in arms.items():
+            accuracy = hits[hits["arm"] == arm].groupby("label")["hit"].mean()
+            about["per_class"] = {name: accuracy.get(label) for label, name in enumerate(classes)}
     return arms
 
 
@@ -208,14 +220,14 @@ def spread(values: "pd.Series[float]") -> Json:
     return {"mean": float(values.mean(skipna=False)), "std": std, "interval95": interval, "n": n, "values": by_seed}
 
 
-def compare(results: pd.DataFrame) -> Json | None:
-    """Set the best arm by mean top-1 against each other one.
+def compare(results: pd.DataFrame, order: Sequence[str]) -> Json | None:
+    """Set the best arm by mean top-1 against each other one; of equal ones the first in ``order`` is the best.
 
     Runs of one seed share their initial weights and data split, so differences are taken seed by seed. ``clear`` says
     whether the 95 % interval of the difference leaves out zero.
     """
     top1 = results.pivot(index="seed", columns="arm", values="top1")
-    names = sorted(top1.columns, key=arm_order)
+    names = sorted(top1.columns, key=order.index)
     if len(names) < 2:
         return None
     means = top1.mean()
@@ -229,11 +241,6 @@ def compare(results: pd.DataFrame) -> Json | None:
         clear = about["interval95"] is not None and about["mean"] > about["interval95"]
         against[name] = about | {"clear": clear}
     return {"best": best, "against": against}
-
-
-def arm_order(name: str) -> tuple[int, str]:
-    """Sort key: the arms we know in the order of a table, then the others by name."""
-    return (ARMS.index(name) if name in ARMS else len(ARMS)), name
 
 
 def _timing(tables: RunTables) -> Json:

@@ -1,48 +1,27 @@
 """How well the Selector finds wrong labels, where it is known which labels are wrong: in data made by `l2a generate`.
 
-Nothing but the report (and a benchmark) reads the truth; a stage that did would cheat. Axes: P pairs.
+Axes: P pairs.
 """
 
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow
 from numpy.typing import ArrayLike
 
-from l2a_ray.storage.files import as_path, read_table
+from l2a_ray.pairs.truth import mark_wrong
 
 
-def read_truth(root: str) -> pd.DataFrame | None:
-    """Read which training videos are bad from ``truth.parquet`` in a data set's folder; None if it has none.
-
-    Returns:
-        Columns path (absolute) and bad ("", "wrong_label" or "lost"). Rows of the test split are not read.
-    """
-    folder = as_path(root).absolute()
-    try:
-        found = read_table(folder / "truth.parquet", columns=["path", "bad"], filters=[("split", "==", "train")])
-    except (OSError, ValueError, KeyError, pyarrow.ArrowException):
-        return None  # most data sets have no such file, and one by that name may be the user's own
-    return found.assign(path=[str(folder / path) for path in found["path"]])
-
-
-def mark_wrong(pairs: pd.DataFrame, truth: pd.DataFrame, index: pd.DataFrame) -> pd.DataFrame:
-    """Add the column ``wrong`` to pairs: whether the foreground, whose label the composite gets, has a wrong one."""
-    paths = truth["path"][truth["bad"] == "wrong_label"]
-    return pairs.assign(wrong=pairs["foreground"].isin(index["id"][index["path"].isin(paths)]))
-
-
-def auc(score_P: ArrayLike, wrong_P: ArrayLike) -> float:
+def auc(scores: ArrayLike, wrong_labels: ArrayLike) -> float:
     """Return how often a pair with a right label scores above one with a wrong label; equal scores count half.
 
     That is the area under the ROC curve, by ranks (Mann-Whitney). NaN where there is but one kind of pair.
     """
-    rank_P, right_P = pd.Series(np.asarray(score_P)).rank().to_numpy(), ~np.asarray(wrong_P, dtype=np.bool_)
-    right, wrong = int(right_P.sum()), int((~right_P).sum())
+    rank, right_labels = pd.Series(np.asarray(scores)).rank().to_numpy(), ~np.asarray(wrong_labels, dtype=np.bool_)
+    right, wrong = int(right_labels.sum()), int((~right_labels).sum())
     if not right or not wrong:
         return float("nan")
-    return float((rank_P[right_P].sum() - right * (right + 1) / 2) / (right * wrong))
+    return float((rank[right_labels].sum() - right * (right + 1) / 2) / (right * wrong))
 
 
 def auc_by_class(pairs: pd.DataFrame) -> "pd.Series[float]":

@@ -1,0 +1,217 @@
+"""What a run will cost: its stages are really made on two samples of the data, and the costs of each extrapolated."""
+
+import multiprocessing
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from statistics import mean
+from typing import Any
+from uuid import uuid4
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from l2a_ray.config.settings import Settings
+from l2a_ray.errors import owned_by
+from l2a_ray.pairs.match import nearest_neighbours
+from l2a_ray.pairs.names import embed_names
+from l2a_ray.pairs.settings import MatchSettings
+from l2a_ray.pipeline.build import Pipeline
+from l2a_ray.pipeline.housekeeping import size_text
+from l2a_ray.pipeline.results import closure
+from l2a_ray.pipeline.stage import Stage
+from l2a_ray.planning.counts import Counts, Line, count_clips, count_pairs, fit, train_counts
+from l2a_ray.planning.sample import Sample, measure, sample_data, sample_settings
+from l2a_ray.storage.files import remove_folder
+from l2a_ray.videos.catalog import Catalog, read_catalog
+from l2a_ray.videos.settings import DataSettings
+
+TIMES = (1, 3)
+"""Sizes of the two samples, in units of what the settings ``plan`` say."""
+Plan = dict[str, Any]
+
+
+def make_plan(settings: Settings) -> Plan:
+    """Measure two samples, the second of three times the size, and return the plan as plain values.
+
+    Each sample has a store and a run of its own in the run's folder, which are removed at the end.
+
+    Raises:
+        L2AError: the data cannot be used; or as the stages' work, on a sample.
+    """
+    pipeline = Pipeline(settings)
+    targets = pipeline.all("evaluate")
+    catalogs = [_catalog(data) for data in (settings.data, *(sample_data(settings, times) for times in TIMES))]
+    neighbours = _neighbours(catalogs[0].classes, settings.match)
+    counts, *sizes = (_count(catalog, settings.match, neighbours) for catalog in catalogs)
+    folder = settings.folder / f".plan-{uuid4().hex[:8]}"
+    chosen = [
+        sample_settings(settings, size, times, folder / str(times)) for size, times in zip(sizes, TIMES, strict=True)
+    ]
+    try:
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), max_tasks_per_child=1) as pool:
+            first, second = pool.map(measure, chosen, sizes)
+    finally:
+        remove_folder(folder)
+    needed = pipeline.results.needed(targets)
+    plan = estimate(closure(targets), needed, counts, first, second)
+    plan["memory_bytes"] = memory(settings, counts, second.values)
+    plan["sample_peak_bytes"] = second.peak
+    plan["assumptions"] = _assumptions(plan, needed, sizes, (first, second))
+    return plan
+
+
+def _catalog(data: DataSettings) -> Catalog:
+    with owned_by("data"):
+        return read_catalog(data)
+
+
+def _neighbours(classes: Sequence[str], match: MatchSettings) -> NDArray[np.int64] | None:
+    """Return the label of each class's nearest neighbour by name, where pairs are made of those."""
+    if match.kind != "semantic":
+        return None
+    with owned_by("match.embedding"):
+        return nearest_neighbours(embed_names(classes, match.embedding))[0]
+
+
+def _count(catalog: Catalog, match: MatchSettings, neighbours: NDArray[np.int64] | None) -> Counts:
+    return count_clips(catalog, count_pairs(train_counts(catalog), match.kind, neighbours))
+
+
+def estimate(stages: Sequence[Stage], needed: Sequence[Stage], counts: Counts, first: Sample, second: Sample) -> Plan:
+    """Extrapolate time and storage of each stage from two samples.
+
+    Args:
+        stages: of the run.
+        needed: those of them that are not complete.
+        counts: of the run.
+        first: the smaller sample.
+        second: the larger sample.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for name in dict.fromkeys(stage.name for stage in stages):
+        before, after = (_means(sample, name) for sample in (first, second))
+        missing = [stage for stage in needed if stage.name == name]
+        sizes = [stage.size(counts) for stage in missing]
+        seconds, room = (
+            fit((before["size"], before[key]), (after["size"], after[key])) for key in ("seconds", "bytes")
+        )
+        wall = sum(map(seconds.at, sizes))
+        found[name] = {
+            "results": sum(stage.name == name for stage in stages),
+            "missing": len(missing),
+            "wall_s": wall,
+            "cpu_hours": wall * second.cpus / 3600,
+            "gpu_hours": wall * second.gpus / 3600 if any(map(_asks_for_gpus, missing)) else 0.0,
+            "storage_bytes": sum(map(room.at, sizes)),
+            "size": max(sizes, default=0),
+            "measured": [before, after],
+        }
+    totals: dict[str, float] = {key: sum(stage[key] for stage in found.values()) for key in COLUMNS}
+    totals["wall_s"] += second.start if needed else 0
+    clips = {"train": counts.train, "val": counts.val, "test": counts.test}
+    pairs = counts.pairs if "match" in found else 0
+    return {"clips": clips, "pairs": pairs, "stages": found, "total": totals}
+
+
+COLUMNS = {"wall_s": "wall time", "cpu_hours": "CPU hours", "gpu_hours": "GPU hours", "storage_bytes": "storage"}
+
+
+def _means(sample: Sample, name: str) -> dict[str, float]:
+    """Return what a result of a stage is and took in a sample, on average."""
+    results = [result for result in sample.results if result.stage == name]
+    return {key: mean(getattr(result, key) for result in results) for key in ("size", "seconds", "bytes")}
+
+
+def _line(before: Plan, after: Plan, cost: str) -> Line:
+    return fit((before["size"], before[cost]), (after["size"], after[cost]))
+
+
+def _asks_for_gpus(stage: Stage) -> bool:
+    return any(demand.each.get("GPU", 0) for phase in stage.demands() for demand in phase)
+
+
+def memory(settings: Settings, counts: Counts, values: int) -> dict[str, float]:
+    """Return by name the bytes of what grows with the data, and of what settings say.
+
+    Args:
+        settings: of the run.
+        counts: of the run.
+        values: numbers that describe a clip to a Selector, F + L; 0: nothing describes it.
+    """
+    clips, kept = counts.train + counts.val, settings.select.budget * counts.pairs
+    candidates = min(settings.env.candidates, counts.pairs)
+    features = values if settings.env.tune == "head" else 0
+    found = {
+        # ids of 16 characters; rows of real clips; of each pair two rows and its place in a shuffle
+        "a training's schedule": 16 * counts.clips + 4 * counts.train + 12 * kept,
+        # a logit and a row number each, of up to twice the pairs that are kept
+        "pairs kept while they are scored": 2 * 12 * kept,
+        "object store": settings.runtime.object_store_gib * 2**30,
+    }
+    if values:
+        found |= {
+            "clips' vectors, in each process that reads them": 4 * clips * values,
+            "halves of the Selector's first layer, at most": 2 * 4 * clips * settings.selector.hidden[0],
+            "candidates of an env runner": candidates * (8 + 4 * features),
+            "clips kept by an env runner, at most": settings.env.clip_memory,
+        }
+    return found
+
+
+def _assumptions(plan: Plan, needed: Sequence[Stage], sizes: Sequence[Counts], samples: Sequence[Sample]) -> list[str]:
+    """Say in sentences what the plan rests on."""
+    larger, stages = samples[-1], plan["stages"]
+    complete = sum(stage["results"] - stage["missing"] for stage in stages.values())
+    sentences = [
+        f"measured with the {larger.cpus:g} CPUs and {larger.gpus:g} GPUs that Ray has now, beside whatever else they "
+        "do; hours are of all CPUs and, in stages that ask for GPUs, of all GPUs: a run holds them",
+        f"{larger.failed} of {sizes[-1].clips} sampled videos could not be used; clips and pairs are counted as if all "
+        "could be",
+        "not in it: downloads, queues, a cluster's start, the report, preview and export",
+    ]
+    if complete:
+        sentences.append(f"{complete} results are complete already and not counted")
+    if flat := [name for name, stage in stages.items() if _is_flat(stage)]:
+        sentences.append(
+            f"no growth could be measured of {', '.join(flat)}: taken as constant. Larger samples tell more "
+            "(plan.clips_per_class, plan.steps, plan.iterations)"
+        )
+    if sizes[0].clips < 4 * larger.cpus:
+        sentences.append(
+            f"{sizes[0].clips} clips do not keep {larger.cpus:g} CPUs busy, so the time of prepare is rough. Raise "
+            "plan.clips_per_class"
+        )
+    if not larger.gpus and any(map(_asks_for_gpus, needed)):
+        sentences.append(
+            "THE SETTINGS ASK FOR GPUs AND THERE ARE NONE HERE: measured on CPUs, far slower than the run will be"
+        )
+    return sentences
+
+
+def _is_flat(stage: Plan) -> bool:
+    """Return whether a stage of the run is larger than the samples', and theirs took no longer for being larger."""
+    before, after = stage["measured"]
+    return bool(stage["size"] > after["size"] > before["size"] and after["seconds"] <= before["seconds"])
+
+
+def tell(plan: Plan) -> list[str]:
+    """Return a plan as lines to read."""
+    rows = {**plan["stages"], "in all": plan["total"]}
+    table = pd.DataFrame.from_dict(rows, orient="index")[list(COLUMNS)]
+    table["wall_s"] = [_time(seconds) for seconds in table["wall_s"]]
+    table["storage_bytes"] = [size_text(size) for size in table["storage_bytes"]]
+    return [
+        f"{sum(plan['clips'].values()):,} clips, {plan['pairs']:,} candidate pairs",
+        *table.rename(columns=COLUMNS).to_string(float_format="{:.2f}".format).splitlines(),
+        "memory at this size:",
+        *(f"  {name}: {size_text(size)}" for name, size in plan["memory_bytes"].items()),
+        f"  the command's own process had {size_text(plan['sample_peak_bytes'])} at most on the larger sample",
+        *(f"- {sentence}" for sentence in plan["assumptions"]),
+    ]
+
+
+def _time(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
