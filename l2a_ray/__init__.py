@@ -3,5 +3,5 @@
 import os
 
 # PyTorch's threads wait for each other by spinning. On few CPUs that steals the time of those who make samples beside
-# them, and the step waits for a thread that cannot run: up to five times as long. Read when PyTorch is first imported.
+# them, and the step waits for a thread that cannot run. Read when PyTorch is first imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

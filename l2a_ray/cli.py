@@ -6,76 +6,118 @@ import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
+from jsonargparse import ArgumentParser, Namespace
 
-from l2a_ray.config.settings import Settings
 from l2a_ray.errors import L2AError, SettingError, StorageError
-from l2a_ray.storage.files import as_path, out_of_reach
-from l2a_ray.storage.run import RunFolder
-from l2a_ray.videos.generate import GenerateSettings, generate
+
+if TYPE_CHECKING:
+    from l2a_ray.config.settings import Settings
 
 STAGES = {
     "run": "all stages, from videos to the report",
-    "prepare": "decode, segment and inpaint every video once, into the clip store",
+    "prepare": "decode, segment and inpaint every video once, into the store that all runs share",
     "match": "list the candidate pairs: each class with its nearest neighbour by name",
     "train-selector": "train the plain classifier and, by reinforcement learning, the Selector",
-    "select": "score all candidate pairs and keep the best under the budget",
+    "select": "choose the pairs of every arm: the best under the budget, or drawn at random",
     "train": "train a classifier for every arm and seed, compositing on the way in",
     "evaluate": "test every classifier on the test split",
     "report": "write metrics.json, plots, contact sheets and index.html",
-    "preview": "look before you train: a page with videos and contact sheets of pairs, once match is complete",
-    "export": "write the composites of selected or random pairs as mp4, for mmaction2 and torchvision",
+    "plan": "say what a run will cost: clips, pairs, storage, hours, memory; runs all stages on a sample of the videos",
+    "preview": "look before you train: a page with videos and contact sheets of pairs",
+    "export": "write the composites of an arm as mp4, for mmaction2 and torchvision",
 }
-LOOKERS = ("preview", "report")
-"""Stages that may run beside another: they only look at what is there, and write what is theirs alone."""
+OTHERS = {
+    "runs": "list runs, the results that they are made of, their ages and sizes",
+    "clean": "say which results in the store no run needs, and delete them if told to",
+    "generate": "make the demo's videos: real H.264 files, the same bytes from the same seed",
+}
+MAKERS = ("match", "train-selector", "select", "train", "evaluate")
 JOB_COPY = "working_dir_files"
 """Part of the path where Ray unpacks a job's working directory on each node."""
 EXAMPLES = """
 examples:
   l2a run --config configs/demo.yaml
   l2a run --name mine --data.layout folder --data.root PATH   (PATH/<class>/*.mp4)
-  l2a run --config configs/jhmdb.yaml --data.root PATH --seeds 3
+  l2a run --config configs/jhmdb.yaml --data.root PATH --seeds [0,1,2]
+  l2a run --config configs/demo.yaml --arms [real,random]     (trains no Selector)
   l2a run --config configs/demo.yaml --print_config           (shows every setting)
-  l2a preview --config configs/demo.yaml --preview.pairs 20 --preview.which selected,worst
-  l2a export --config configs/demo.yaml --export.pairs random
+  l2a plan --config configs/kinetics400.yaml --data.root PATH --plan.clips_per_class 1
+  l2a preview --config configs/demo.yaml --preview.pairs 20 --preview.which [selected,worst]
+  l2a export --config configs/demo.yaml --export.arm random
+  l2a runs                                                    (lists runs and their results)
 
-Every stage does only what is missing: the same command goes on after an interruption.
+Every stage does only what is missing: the same command goes on after an interruption, and another run with the same
+settings finds what this one has made.
 """
 
 
-def build_parser() -> ArgumentParser:
-    """Return the parser of all subcommands."""
-    set_parsing_settings(docstring_parse_attribute_docstrings=True)
+def build_parser(command: str | None) -> ArgumentParser:
+    """Return the parser of all subcommands, with the options of one: the options of all take seconds to make."""
+    mode = "yaml"
+    if command in STAGES:
+        from l2a_ray.config.loading import MODE as mode  # here: `l2a --help` need not read all settings
     parser = ArgumentParser(
         prog="l2a",
+        parser_mode=mode,
         description="Learn which pairs of videos to composite, and train a better action classifier with them.",
     )
     commands = parser.add_subcommands(required=True, metavar="COMMAND")
-    for name, purpose in STAGES.items():
-        command = ArgumentParser(description=f"{purpose[0].upper()}{purpose[1:]}.\n{EXAMPLES}")
-        command.add_argument("--config", action="config", help="YAML file with settings; give several to layer them.")
-        command.add_class_arguments(Settings, sub_configs=True)
-        if name == "prepare":
-            # Without a default, so that --print_config prints settings alone, which every command takes.
-            about = "Read the videos' headers only and say what the data set lacks; prepare nothing."
-            command.add_argument("--check", action="store_true", default=argparse.SUPPRESS, help=about)
-        commands.add_subcommand(name, command, help=purpose)
-    demo = ArgumentParser(description="Make the demo's videos: real H.264 files, the same bytes from the same seed.")
-    demo.add_argument("--root", type=str, default="demo_videos", help="Folder to write; must not hold other files.")
-    demo.add_argument("--seed", type=int, default=0, help="Seed of everything that is drawn.")
-    demo.add_class_arguments(GenerateSettings, "generate")
-    commands.add_subcommand("generate", demo, help="make the demo's videos")
+    for name, purpose in (STAGES | OTHERS).items():
+        commands.add_subcommand(name, _options(name) if name == command else ArgumentParser(), help=purpose)
     return parser
+
+
+def _options(command: str) -> ArgumentParser:
+    """Return the parser of a subcommand."""
+    if command in STAGES:
+        return _stage_options(command)
+    parser = ArgumentParser(description=_sentence(OTHERS[command]))
+    if command == "generate":
+        from l2a_ray.videos.settings import GenerateSettings
+
+        parser.add_argument(
+            "--root", type=str, default="demo_videos", help="Folder to write; must not hold other files."
+        )
+        parser.add_argument("--seed", type=int, default=0, help="Seed of everything that is drawn.")
+        parser.add_class_arguments(GenerateSettings, "generate")
+        return parser
+    parser.add_argument("--runs", type=str, default="runs", help="Folder that holds all runs.")
+    parser.add_argument("--store", type=str | None, default=None, help="Folder of the results (<runs>/store).")
+    if command == "clean":
+        parser.add_argument("--delete", action="store_true", help="Delete them.")
+    return parser
+
+
+def _stage_options(command: str) -> ArgumentParser:
+    from l2a_ray.config.loading import settings_parser
+
+    parser = settings_parser(description=f"{_sentence(STAGES[command])}\n{EXAMPLES}")
+    # Switches have no default, so that --print_config prints settings alone, which every command takes.
+    if command == "prepare":
+        about = "Read the videos' headers only and say what the data set lacks; prepare nothing."
+        parser.add_argument("--check", action="store_true", default=argparse.SUPPRESS, help=about)
+    if command in ("prepare", "run"):
+        about = "Look at the videos again though they are prepared: new and changed ones, and those that failed."
+        parser.add_argument("--refresh", action="store_true", default=argparse.SUPPRESS, help=about)
+    if command == "export":
+        about = "Write what is missing of an export that is there, and try again what failed."
+        parser.add_argument("--refresh", action="store_true", default=argparse.SUPPRESS, help=about)
+    return parser
+
+
+def _sentence(text: str) -> str:
+    return f"{text[0].upper()}{text[1:]}."
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one subcommand; errors that a user can mend are printed without a traceback, with exit status 2."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    parser = build_parser()
-    parsed = parser.parse_args(arguments)
+    given = sys.argv[1:] if arguments is None else arguments
     try:
-        _execute(parser, parsed)
+        parsed = build_parser(given[0] if given else None).parse_args(given)
+        _execute(parsed.subcommand, parsed[parsed.subcommand])
     except L2AError as error:
         print(f"l2a: error: {error}", file=sys.stderr)
         sys.exit(2)
@@ -90,31 +132,69 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(130)
 
 
-def _execute(parser: ArgumentParser, parsed: Namespace) -> None:
-    command: str = parsed.subcommand
-    chosen = parser.instantiate(parsed)[command]
+def _execute(command: str, chosen: Namespace) -> None:
     if command == "generate":
-        generate(Path(chosen.root), chosen.generate, chosen.seed)
-        return
-    settings = Settings(**{name: chosen[name] for name in Settings.__dataclass_fields__})
-    if "://" not in settings.runs and JOB_COPY in Path(settings.runs).absolute().parts:
-        reason = "lies in this job's own copy of the working directory, which Ray deletes: name a folder of all nodes"
-        raise SettingError("runs", settings.runs, reason)
-    # Here, not above: Ray, RLlib and PyTorch take seconds to import, which `--help` need not wait for.
-    from l2a_ray.pipeline import stages
+        _generate(chosen)
+    elif command in OTHERS:
+        _keep_house(command, chosen)
+    else:
+        _run_stage(command, chosen)
 
-    if "check" in chosen and chosen.check:
-        command = "check"
-    stage = getattr(stages, command.replace("-", "_"))
-    if command in LOOKERS:
-        stage(settings)
-        return
+
+def _generate(chosen: Namespace) -> None:
+    from l2a_ray.config.building import build
+    from l2a_ray.videos.generate import generate
+    from l2a_ray.videos.settings import GenerateSettings
+
+    generate(Path(chosen.root), build(GenerateSettings, chosen.generate.as_dict(), "generate"), chosen.seed)
+
+
+def _keep_house(command: str, chosen: Namespace) -> None:
+    from l2a_ray.pipeline.housekeeping import clean, tell_runs
+    from l2a_ray.storage.files import as_path
+
+    runs = as_path(chosen.runs).absolute()
+    store = as_path(chosen.store).absolute() if chosen.store else runs / "store"
+    if command == "runs":
+        tell_runs(runs, store)
+    else:
+        clean(store, delete=chosen.delete)
+
+
+def _run_stage(command: str, chosen: Namespace) -> None:
+    from l2a_ray.config.loading import settings_from
+    from l2a_ray.storage.files import as_path, out_of_reach
+
+    settings = settings_from(chosen)
+    _refuse_job_copy(settings)
     try:
-        with RunFolder(settings.folder, settings.plain(), settings.seed).held():
-            stage(settings)
+        _make(command, settings, check="check" in chosen, refresh="refresh" in chosen)
     except L2AError:
         raise
     except Exception as error:  # object stores' own, from anywhere: ask whether they are there
-        if gone := out_of_reach(settings.folder, as_path(settings.data.root)):
+        if gone := out_of_reach(settings.folder, settings.store_folder, as_path(settings.data.root)):
             raise StorageError(f"{gone}. The same command goes on where it stopped") from error
         raise
+
+
+def _make(command: str, settings: "Settings", check: bool, refresh: bool) -> None:
+    from l2a_ray.pipeline import commands
+
+    if command in MAKERS:
+        commands.make(settings, command)
+    elif check:
+        commands.check(settings)
+    elif command in ("prepare", "run", "export"):
+        getattr(commands, command)(settings, refresh)
+    else:
+        getattr(commands, command)(settings)
+
+
+def _refuse_job_copy(settings: "Settings") -> None:
+    """Refuse a folder that goes with the job."""
+    for name, place in (("runs", settings.runs), ("store", settings.store)):
+        if place and "://" not in place and JOB_COPY in Path(place).absolute().parts:
+            reason = (
+                "lies in this job's own copy of the working directory, which Ray deletes: name a folder of all nodes"
+            )
+            raise SettingError(name, place, reason)

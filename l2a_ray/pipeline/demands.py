@@ -1,31 +1,56 @@
-"""What the parts of a run reserve of a Ray cluster."""
+"""What the stages reserve of a Ray cluster."""
 
-from typing import Literal
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from l2a_ray.config.settings import Settings
-from l2a_ray.runtime.cluster import Demand, Phase
-from l2a_ray.selector.rl.settings import RANDOM
+from l2a_ray.classifier.settings import WorkerSettings
+from l2a_ray.pairs.settings import SelectSettings
+from l2a_ray.prepare.segment.settings import SegmentSettings
+from l2a_ray.selector.rl.settings import SelectorSettings
 
-Part = Literal["segment", "classifier", "selector"]
+if TYPE_CHECKING:
+    from l2a_ray.runtime.cluster import Phase
 
 
-def demands(settings: Settings, *parts: Part) -> list[Phase]:
-    """Return what parts of a run reserve, one after the other; without any, what Ray Data's tasks alone need."""
-    found: list[Phase] = [[Demand(spare=1)]]
-    segment, classifier, selector = settings.segment, settings.classifier, settings.selector
-    if "segment" in parts:
-        gpus = segment.gpus_per_worker
-        found.append([Demand(1, {"GPU": gpus}, {"GPU": ("segment.gpus_per_worker", gpus)})])
-    if "classifier" in parts:
-        each = {"CPU": classifier.cpus_per_worker, "GPU": classifier.gpus_per_worker}
-        names = {"CPU": "classifier.cpus_per_worker", "GPU": "classifier.gpus_per_worker"}
-        found.append([Demand(classifier.workers, each, {key: (names[key], each[key]) for key in each}, spare=1)])
-    if "selector" in parts and selector.algorithm != RANDOM and set(settings.arm_names) != {"real"}:
-        gpus, count = selector.gpus_per_env_runner, selector.env_runners
-        fields = {"CPU": ("selector.env_runners", count), "GPU": ("selector.gpus_per_env_runner", gpus)}
-        runners = Demand(count, {"CPU": 1, "GPU": gpus}, fields)
-        gpus, count = selector.gpus_per_learner, selector.learners
-        fields = {"CPU": ("selector.learners", count), "GPU": ("selector.gpus_per_learner", gpus)}
-        # RLlib's own rule: a learner reserves a GPU or a CPU, never both.
-        found.append([runners, Demand(count, {"CPU": float(not gpus), "GPU": gpus}, fields)])
-    return found
+def tasks() -> "Sequence[Phase]":
+    """Return what Ray Data's tasks need."""
+    from l2a_ray.runtime.cluster import Demand
+
+    return [[Demand(spare=1)]]
+
+
+def prepare(segment: SegmentSettings) -> "Sequence[Phase]":
+    """Return what preparing videos needs."""
+    from l2a_ray.runtime.cluster import Demand
+
+    gpus = segment.gpus_per_worker
+    return [*tasks(), [Demand(1, {"GPU": gpus}, {"GPU": ("segment.gpus_per_worker", gpus)})]]
+
+
+def score(select: SelectSettings) -> "Sequence[Phase]":
+    """Return what scoring pairs needs."""
+    from l2a_ray.runtime.cluster import Demand
+
+    return [*tasks(), [Demand(1, {"GPU": select.gpus}, {"GPU": ("select.gpus", select.gpus)})]]
+
+
+def train(workers: WorkerSettings) -> "Sequence[Phase]":
+    """Return what training classifiers needs; the tasks that make their samples take a CPU beside the workers."""
+    from l2a_ray.runtime.cluster import Demand
+
+    each = {"CPU": workers.cpus, "GPU": workers.gpus}
+    names = {"CPU": "workers.cpus", "GPU": "workers.gpus"}
+    return [*tasks(), [Demand(workers.count, each, {key: (names[key], each[key]) for key in each}, spare=1)]]
+
+
+def selector(settings: SelectorSettings) -> "Sequence[Phase]":
+    """Return what training a Selector needs: env runners and a learner, at the same time."""
+    from l2a_ray.runtime.cluster import Demand
+
+    gpus, count = settings.gpus_per_env_runner, settings.env_runners
+    fields = {"CPU": ("selector.env_runners", count), "GPU": ("selector.gpus_per_env_runner", gpus)}
+    runners = Demand(count, {"CPU": 1, "GPU": gpus}, fields)
+    gpus, count = settings.gpus_per_learner, settings.learners
+    fields = {"CPU": ("selector.learners", count), "GPU": ("selector.gpus_per_learner", gpus)}
+    # RLlib's own rule: a learner reserves a GPU or a CPU, never both.
+    return [*tasks(), [runners, Demand(count, {"CPU": float(not gpus), "GPU": gpus}, fields)]]

@@ -1,0 +1,203 @@
+"""From the settings of a run to its stages: who reads what, and which settings each result depends on."""
+
+from dataclasses import dataclass, replace
+from functools import cache, cached_property
+
+from l2a_ray.config.arms import Arm
+from l2a_ray.config.settings import Settings
+from l2a_ray.errors import SettingError
+from l2a_ray.pipeline.results import Results
+from l2a_ray.pipeline.stages import (
+    Describe,
+    Draw,
+    DrawSound,
+    Evaluate,
+    Export,
+    Match,
+    PairSource,
+    Prepare,
+    Select,
+    SelectByAgreement,
+    SelectByOther,
+    Train,
+    TrainSelector,
+    WarmStart,
+)
+from l2a_ray.prepare.settings import PrepareSettings
+from l2a_ray.selector.find import find_selector
+from l2a_ray.storage.files import absolute_name, as_path
+from l2a_ray.storage.run import RunFolder
+
+
+@dataclass(frozen=True, eq=False)
+class Pipeline:
+    """The stages of a run. Each method returns the same stage for the same arguments."""
+
+    settings: Settings
+
+    @cached_property
+    def results(self) -> Results:
+        """What is made already, and the means to make the rest."""
+        settings = self.settings
+        return Results(RunFolder(settings.folder, settings.plain(), settings.store_folder), settings.runtime)
+
+    @cached_property
+    def arms(self) -> dict[str, Arm]:
+        """The arms by name."""
+        return self.settings.arms_by_name
+
+    @cached_property
+    def prepare(self) -> Prepare:
+        """The clips of the data set."""
+        settings = self.settings
+        root = str(as_path(settings.data.root).absolute()) if settings.data.root else ""
+        data = replace(settings.data, root=root, labels=absolute_name(settings.data.labels))
+        segment = settings.segment
+        if segment.kind == "precomputed" and segment.masks is None:
+            segment = replace(segment, masks=str(as_path(root) / "masks"))
+        clips = PrepareSettings(
+            decode=settings.decode,
+            segment=segment.with_absolute_paths(),
+            inpaint=replace(settings.inpaint, model=absolute_name(settings.inpaint.model)),
+            max_failures=settings.data.max_failures,
+        )
+        masks = clips.segment.masks if segment.kind == "precomputed" else None
+        return Prepare(root=root, masks=masks, data=data, clips=clips)
+
+    @cache  # noqa: B019 (a pipeline lives as long as its process)
+    def match(self, seed: int) -> Match:
+        """The candidate pairs; repetitions share them where nothing is drawn."""
+        settings = self.settings
+        drawn = seed if settings.match.kind == "random" else 0
+        if drawn != seed:
+            return self.match(drawn)
+        return Match(prepare=self.prepare, match=settings.match, objects=settings.composite.objects, seed=seed)
+
+    @cache  # noqa: B019
+    def warm_start(self, seed: int) -> WarmStart:
+        """The plain classifier."""
+        settings, paired = self.settings, self.settings.warm_start.pairs == "random"
+        return WarmStart(
+            prepare=self.prepare,
+            match=self.match(seed) if paired else None,
+            warm_start=settings.warm_start,
+            composite=settings.composite if paired else None,
+            candidates=settings.env.candidates if paired else 0,
+            seed=seed,
+            workers=settings.workers,
+        )
+
+    @cache  # noqa: B019
+    def describe(self, seed: int) -> Describe:
+        """What a Selector knows of the clips."""
+        selector = self.settings.selector
+        return Describe(
+            warm_start=self.warm_start(seed),
+            labels=selector.labels,
+            embedding=selector.embedding,
+            agreement=selector.agreement,
+            seed=seed,
+        )
+
+    @cache  # noqa: B019
+    def train_selector(self, seed: int) -> TrainSelector:
+        """The Selector of a repetition."""
+        settings = self.settings
+        return TrainSelector(
+            describe=self.describe(seed),
+            match=self.match(seed),
+            composite=settings.composite,
+            env=settings.env,
+            selector=settings.selector,
+            seed=seed,
+            tracking=settings.tracking,
+            run=settings.name,
+        )
+
+    @cache  # noqa: B019
+    def pairs(self, arm: str, seed: int) -> PairSource | None:
+        """Where the pairs of an arm come from; None if it has none, or a file of the user's."""
+        about, settings = self.arms[arm], self.settings
+        if about.pairs == "random":
+            return self.draw(seed)
+        if about.pairs == "selector" and about.selector is None:
+            return self.select(seed)
+        match, select = self.match(seed), settings.select
+        if about.pairs == "selector":
+            weights, metadata = find_selector(as_path(str(about.selector)))
+            return SelectByOther(match=match, select=select, seed=seed, weights=str(weights), metadata=str(metadata))
+        if about.pairs == "agreement":
+            return SelectByAgreement(match=match, select=select, seed=seed, describe=self.describe(seed))
+        if about.pairs == "oracle":
+            return DrawSound(match=match, select=select, seed=seed, root=self.prepare.data.root)
+        return None
+
+    @cache  # noqa: B019
+    def draw(self, seed: int) -> Draw:
+        """Pairs drawn at random."""
+        return Draw(match=self.match(seed), select=self.settings.select, seed=seed)
+
+    @cache  # noqa: B019
+    def select(self, seed: int) -> Select:
+        """The pairs that this run's Selector keeps."""
+        selector = self.train_selector(seed)
+        return Select(match=self.match(seed), select=self.settings.select, seed=seed, selector=selector)
+
+    @cache  # noqa: B019
+    def train(self, arm: str, seed: int) -> Train:
+        """The classifier of an arm and a repetition.
+
+        Raises:
+            SettingError: the file that the arm names is not there.
+        """
+        about, settings = self.arms[arm], self.settings
+        if about.file is not None and not as_path(about.file).is_file():
+            raise SettingError(f"arms.{arm}.file", about.file, "there is no such file")
+        classifier = settings.classifier if about.method is None else replace(settings.classifier, method=about.method)
+        return Train(
+            prepare=self.prepare,
+            pairs=self.pairs(arm, seed),
+            file=about.file,
+            composite=(about.composite or settings.composite) if about.needs_pairs else None,
+            classifier=classifier,
+            seed=seed,
+            arm=arm,
+            workers=settings.workers,
+        )
+
+    @cache  # noqa: B019
+    def evaluate(self, arm: str, seed: int) -> Evaluate:
+        """What that classifier is worth."""
+        return Evaluate(train=self.train(arm, seed))
+
+    @cached_property
+    def export(self) -> Export:
+        """The composites of the arm that `export.arm` names, of the first repetition.
+
+        Raises:
+            SettingError: the arm is not there or has no pairs.
+        """
+        settings, arm = self.settings, self.settings.export.arm
+        pairs = self.pairs(arm, settings.seeds[0]) if arm in self.arms else None
+        if pairs is None:
+            able = [name for name, about in self.arms.items() if about.pairs not in ("none", "file")]
+            raise SettingError("export.arm", arm, f"must be an arm whose pairs this run chooses: {', '.join(able)}")
+        composite = self.arms[arm].composite or settings.composite
+        return Export(prepare=self.prepare, pairs=pairs, composite=composite, export=settings.export)
+
+    def all(self, stage: str) -> list[Match | TrainSelector | PairSource | Train | Evaluate]:
+        """Return the stages of one name, for all repetitions and for the arms that need them."""
+        seeds, arms = self.settings.seeds, self.arms
+        paired = [name for name, arm in arms.items() if arm.needs_pairs and arm.pairs != "file"]
+        found: list[Match | TrainSelector | PairSource | Train | Evaluate | None]
+        if stage == "match":
+            found = [self.match(seed) for seed in seeds if paired]
+        elif stage == "train-selector":
+            learned = any(arm.needs_own_selector for arm in arms.values())
+            found = [self.train_selector(seed) for seed in seeds if learned]
+        elif stage == "select":
+            found = [self.pairs(arm, seed) for seed in seeds for arm in paired]
+        else:
+            make = self.train if stage == "train" else self.evaluate
+            found = [make(arm, seed) for seed in seeds for arm in arms]
+        return [stage for stage in dict.fromkeys(found) if stage is not None]

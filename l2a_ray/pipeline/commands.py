@@ -1,0 +1,177 @@
+"""What the commands of ``l2a`` do, one function each; each makes what it needs and is missing."""
+
+import logging
+from typing import TYPE_CHECKING
+
+from l2a_ray.config.settings import Settings
+from l2a_ray.errors import DatasetError, owned_by
+from l2a_ray.pipeline.build import Pipeline
+from l2a_ray.storage.files import AnyPath, write_bytes, write_json
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from l2a_ray.prepare.store import ClipStore
+
+logger = logging.getLogger(__name__)
+
+
+def prepare(settings: Settings, refresh: bool = False) -> AnyPath:
+    """Decode, segment and inpaint every video once.
+
+    Args:
+        settings: of the run.
+        refresh: look at the videos again though they are prepared: new and changed ones, and those that failed.
+    """
+    pipeline = Pipeline(settings)
+    if refresh:
+        pipeline.results.make_again(pipeline.prepare)
+    pipeline.results.make([pipeline.prepare])
+    _tell_clips(_store(pipeline))
+    return pipeline.results.folder(pipeline.prepare)
+
+
+def check(settings: Settings) -> AnyPath:
+    """Read every video's header, and write and tell what the data set lacks (``check.parquet``); prepares nothing.
+
+    Raises:
+        DatasetError: not one video is usable.
+    """
+    from l2a_ray.videos.catalog import read_catalog
+    from l2a_ray.videos.check import check_videos, summarise
+
+    with owned_by("data"):
+        catalog = read_catalog(settings.data)
+    out = settings.folder / "check.parquet"
+    table = check_videos(catalog)
+    write_bytes(out, table.to_parquet(index=False))
+    for line in (*catalog.notes, *summarise(table, catalog.classes, settings.decode.frames)):
+        logger.info("check: %s", line)
+    if (table["cause"] != "").all():
+        raise DatasetError(f"{settings.data.root}: not one video is usable; {out} says why of each")
+    logger.info("check: %s tells of each clip", out)
+    return out
+
+
+def make(settings: Settings, stage: str) -> None:
+    """Make the results of ``match``, ``train-selector``, ``select``, ``train`` or ``evaluate``."""
+    pipeline = Pipeline(settings)
+    wanted = pipeline.all(stage)
+    if not wanted:
+        logger.info("%s: nothing to do, no arm of %s needs it", stage, ", ".join(pipeline.arms))
+    pipeline.results.make(wanted)
+    for one in wanted:
+        logger.info("%s: %s", one.title, pipeline.results.folder(one))
+
+
+def run(settings: Settings, refresh: bool = False) -> AnyPath:
+    """Make all that the arms need, and the report."""
+    pipeline = Pipeline(settings)
+    old = pipeline.results.run.old_stages()
+    if old:
+        logger.warning(
+            "%s: %s are of an older release, which nothing reads any more. Clips and results are made anew in %s; "
+            "delete these folders when you like",
+            settings.folder,
+            ", ".join(old),
+            settings.store_folder,
+        )
+    if refresh:
+        pipeline.results.make_again(pipeline.prepare)
+    pipeline.results.make(pipeline.all("evaluate"))
+    return _report(pipeline)
+
+
+def report(settings: Settings) -> AnyPath:
+    """Write the report (``report/index.html``) and say in a few lines what came out. It is always written anew."""
+    return _report(Pipeline(settings))
+
+
+def _report(pipeline: Pipeline) -> AnyPath:
+    from l2a_ray.outputs.report import write_report
+    from l2a_ray.pipeline.gather import gather
+
+    out = pipeline.settings.folder / "report"
+    store = _store(pipeline)
+    tables = gather(pipeline)
+    metrics = write_report(tables, store, pipeline.settings.composite, out)
+    for arm, summary in metrics["arms"].items():
+        top1 = summary["classifier/top1"]
+        spread = "" if top1["std"] is None else f" +- {100 * top1['std']:.1f} (standard deviation of {top1['n']} seeds)"
+        logger.info("%s: %.1f %% of the test clips right%s", arm, 100 * top1["mean"], spread)
+    _tell_clips(store)
+    _tell_left_out(tables.left_out)
+    logger.info("report: %s", out / "index.html")
+    return out
+
+
+def plan(settings: Settings) -> AnyPath:
+    """Say what a run will cost (``plan.json``). Nothing of it is made; it may be asked beside one.
+
+    Raises:
+        L2AError: as the stages' work, on a sample of the data.
+    """
+    from l2a_ray.planning.plan import make_plan, tell
+
+    out, found = settings.folder / "plan.json", make_plan(settings)
+    write_json(out, found)
+    for line in tell(found):
+        logger.info("%s", line)
+    logger.info("plan: %s", out)
+    return out
+
+
+def preview(settings: Settings) -> AnyPath:
+    """Write pairs to look at (``preview/index.html``). It makes what `match` needs, and is always written anew."""
+    from l2a_ray.outputs.preview import write_preview
+    from l2a_ray.pipeline.gather import choose_pairs
+
+    pipeline = Pipeline(settings)
+    pipeline.results.make([pipeline.match(settings.seeds[0])])
+    out = settings.folder / "preview"
+    write_preview(settings.name, choose_pairs(pipeline), _store(pipeline), out)
+    logger.info("preview: %s", out / "index.html")
+    return out
+
+
+def export(settings: Settings, refresh: bool = False) -> AnyPath:
+    """Write the composites of an arm as videos.
+
+    Args:
+        settings: of the run.
+        refresh: write what is missing of an export that is there, and try again what failed.
+    """
+    pipeline = Pipeline(settings)
+    if refresh:
+        pipeline.results.make_again(pipeline.export)
+    pipeline.results.make([pipeline.export])
+    out = pipeline.results.folder(pipeline.export)
+    logger.info("export: %s", out)
+    return out
+
+
+def _store(pipeline: Pipeline) -> "ClipStore":
+    from l2a_ray.pipeline.stages import open_store
+
+    return open_store(pipeline.results, pipeline.prepare)
+
+
+def _tell_clips(store: "ClipStore") -> None:
+    for remark, count in store.index["remark"].value_counts().items():
+        if remark:
+            logger.info("prepare: %d clips with %s; docs/prepare.md says what becomes of them", count, remark)
+    if store.failed.empty:
+        logger.info("prepare: %d clips, none lost", len(store.index))
+        return
+    logger.warning("prepare: %d clips; %d videos could not be used:", len(store.index), len(store.failed))
+    for row in store.failed.itertuples():
+        logger.warning("  %s: %s. %s", row.path, row.cause, row.advice)
+
+
+def _tell_left_out(left_out: "pd.DataFrame | None") -> None:
+    """Name in one line the classes that composites lack."""
+    if left_out is None or left_out.empty:
+        return
+    classes = left_out.groupby("role", sort=False)["class_name"].agg(", ".join)
+    roles = "; ".join(f"as {role}: {names}" for role, names in classes.items())
+    logger.warning("match: no clip of these classes can serve %s. The report says why", roles)

@@ -1,0 +1,37 @@
+"""The stages, in the data's direction: videos in, a better classifier out.
+
+Each imports what it needs when it works: Ray, RLlib and PyTorch take seconds each, and to find out that a result is
+there needs none of them.
+"""
+
+from l2a_ray.pipeline.stages.classifiers import Evaluate, Export, Train
+from l2a_ray.pipeline.stages.clips import Match, Prepare, open_store
+from l2a_ray.pipeline.stages.selection import (
+    Describe,
+    Draw,
+    DrawSound,
+    PairSource,
+    Select,
+    SelectByAgreement,
+    SelectByOther,
+    TrainSelector,
+    WarmStart,
+)
+
+__all__ = [
+    "Describe",
+    "Draw",
+    "DrawSound",
+    "Evaluate",
+    "Export",
+    "Match",
+    "PairSource",
+    "Prepare",
+    "Select",
+    "SelectByAgreement",
+    "SelectByOther",
+    "Train",
+    "TrainSelector",
+    "WarmStart",
+    "open_store",
+]

@@ -1,0 +1,126 @@
+"""From pairs to classifiers, what they are worth, and composites as files."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from l2a_ray.classifier.settings import ClassifierSettings, WorkerSettings
+from l2a_ray.composites.settings import CompositeSettings
+from l2a_ray.fields import setting
+from l2a_ray.outputs.settings import ExportSettings
+from l2a_ray.pipeline import demands
+from l2a_ray.pipeline.stage import Inputs, Job, Stage
+from l2a_ray.pipeline.stages.clips import Prepare, open_store
+from l2a_ray.pipeline.stages.selection import PairSource
+from l2a_ray.pipeline.stages.together import jobs_of, samples, train_together
+from l2a_ray.storage.files import AnyPath
+
+if TYPE_CHECKING:
+    from l2a_ray.planning.counts import Counts
+    from l2a_ray.runtime.cluster import Phase
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Train(Stage):
+    """The classifier of one arm and seed."""
+
+    name: ClassVar[str] = "train"
+    prepare: Prepare
+    pairs: PairSource | None
+    """None: real clips alone."""
+    file: str | None = setting(None, content=True)
+    """A table of pairs that the user made, in place of ``pairs``."""
+    composite: CompositeSettings | None
+    classifier: ClassifierSettings
+    seed: int
+    arm: str = setting(execution=True)
+    workers: WorkerSettings = setting(execution=True)
+
+    @property
+    def title(self) -> str:
+        return f"train/{self.arm}-{self.seed}"
+
+    def demands(self) -> "Sequence[Phase]":
+        return demands.train(self.workers)
+
+    def size(self, counts: "Counts") -> float:
+        return samples(self.classifier, counts)
+
+    def work(self, inputs: Inputs, out: AnyPath) -> None:
+        raise NotImplementedError("work_all does it")
+
+    @classmethod
+    def work_all(cls, jobs: Sequence[Job], inputs: Inputs) -> None:
+        from l2a_ray.classifier.training import TrainingRun
+
+        runs = [
+            TrainingRun(
+                name=f"{stage.arm}-{stage.seed}",
+                folder=folder,
+                seed=stage.seed,
+                pairs=stage.file if stage.pairs is None else str(stage.pairs.pairs(inputs)),
+                composite=stage.composite or CompositeSettings(),
+                settings=stage.classifier,
+            )
+            for stage, folder in jobs_of(cls, jobs)
+        ]
+        first = jobs[0].stage
+        assert isinstance(first, Train)
+        train_together(runs, first.prepare, first.workers, inputs, "classifier")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Evaluate(Stage):
+    """What a classifier does on the test split, which nothing before has seen."""
+
+    name: ClassVar[str] = "evaluate"
+    train: Train
+
+    @property
+    def title(self) -> str:
+        return f"evaluate/{self.train.arm}-{self.train.seed}"
+
+    def size(self, counts: "Counts") -> float:
+        return counts.test
+
+    def work(self, inputs: Inputs, out: AnyPath) -> None:
+        from l2a_ray.classifier.evaluation import evaluate_model
+
+        model = inputs.folder(self.train) / "model.safetensors"
+        evaluate_model(model, open_store(inputs, self.train.prepare), self.train.classifier, out)
+
+    @classmethod
+    def work_all(cls, jobs: Sequence[Job], inputs: Inputs) -> None:
+        from l2a_ray.runtime.progress import Bar
+
+        for job in Bar(jobs, desc="evaluate", unit="model"):
+            job.stage.work(inputs, job.folder)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Export(Stage):
+    """The composites of an arm as video files, with annotations."""
+
+    name: ClassVar[str] = "export"
+    prepare: Prepare
+    pairs: PairSource
+    composite: CompositeSettings
+    export: ExportSettings
+
+    @property
+    def title(self) -> str:
+        return f"export/{self.export.arm}"
+
+    def demands(self) -> "Sequence[Phase]":
+        return demands.tasks()
+
+    def size(self, counts: "Counts") -> float:
+        return counts.pairs
+
+    def work(self, inputs: Inputs, out: AnyPath) -> None:
+        from l2a_ray.outputs.export import export
+        from l2a_ray.pairs.table import open_pairs
+
+        inputs.need_ray()
+        pairs = open_pairs(self.pairs.pairs(inputs)).read().to_pandas()
+        export(open_store(inputs, self.prepare), pairs, self.composite, self.export, out)
