@@ -20,10 +20,8 @@ def jhmdb() -> Path:
 @pytest.fixture(scope="module")
 def session() -> Iterator[None]:
     """A Ray of two CPUs on this machine, for all tests of a file."""
-    ray = pytest.importorskip("ray")
-    from l2a_ray.runtime.session import quieten
+    pytest.importorskip("ray")
+    from l2a_ray.runtime.session import own_ray
 
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
-    quieten()
-    yield
-    ray.shutdown()
+    with own_ray(num_cpus=2, include_dashboard=False):
+        yield

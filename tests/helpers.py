@@ -18,7 +18,15 @@ from l2a_ray.composites.composite import CompositeSettings
 from l2a_ray.composites.loader import SampleLoader
 from l2a_ray.pairs.vectors import ClipVectors
 from l2a_ray.prepare.segment.base import Planes
-from l2a_ray.prepare.store import FAILED_COLUMNS, INDEX_DTYPES, ClipStore, StoredClip, write_clip, write_index
+from l2a_ray.prepare.store import (
+    FAILED_COLUMNS,
+    INDEX_DTYPES,
+    ClipStore,
+    StoredClip,
+    clip_path,
+    write_clip,
+    write_index,
+)
 from l2a_ray.selector.network import SelectorNetwork
 from l2a_ray.videos.generate import GenerateSettings
 
@@ -31,7 +39,7 @@ SMALL_VIDEOS = GenerateSettings(
 )
 """60 videos."""
 SMALL_RUN = """
-arms: real,selected
+arms: [real, selected]
 data: {layout: folder, root: videos, val_fraction: 0.25}
 decode: {frames: 4, size: 32}
 segment: {kind: motion}
@@ -39,7 +47,8 @@ match: {kind: random}
 env: {pairs: 8}
 selector: {steps: 64, steps_per_update: 4, steps_per_iteration: 16, checkpoint_every: 1, hidden: [16], labels: one_hot}
 select: {budget: 0.5}
-classifier: {network: {name: small3d, width: 4}, epochs: 2, batch_size: 4, crop: 28, workers: 1}
+classifier: &classifier {network: {name: small3d, width: 4}, epochs: 2, batch_size: 4, crop: 28}
+warm_start: {classifier: *classifier}
 """
 """All stages, as short as they can be, of videos as small as those."""
 
@@ -58,11 +67,11 @@ def small_store(root: Path, count: int = 18) -> ClipStore:
         clip = noise_clip(rng, FRAMES, HEIGHT, WIDTH)
         clip.frames_THWC[..., label] //= 2
         clip.frames_THWC[..., label] += 100
-        write_clip(root / "data", clip_id, clip, {"k": "v"})
+        write_clip(clip_path(root / "clips", clip_id, "0"), clip, {"k": "v"})
         row = {"id": clip_id, "path": f"{i}.mp4", "group": str(i), "split": SPLITS[i // 3 % len(SPLITS)]}
         rows.append(dict.fromkeys(INDEX_DTYPES, 0) | row | {"class_name": CLASSES[label], "label": label})
     index = pd.DataFrame(rows).astype(INDEX_DTYPES)
-    write_index(root, "data", CLASSES, index, pd.DataFrame(columns=list(FAILED_COLUMNS)))
+    write_index(root, root / "clips", CLASSES, index, pd.DataFrame(columns=list(FAILED_COLUMNS)))
     return ClipStore(root)
 
 
@@ -110,8 +119,8 @@ class Problem:
         return PairSelectionEnv(
             trial=self.trial(settings),
             vectors=self.vectors,
-            foreground_P=self.vectors.rows(self.foreground),
-            background_P=self.vectors.rows(self.background),
+            foreground=self.vectors.rows(self.foreground),
+            background=self.vectors.rows(self.background),
             settings=settings,
         )
 

@@ -3,14 +3,16 @@
 import shutil
 from collections import Counter
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from l2a_ray.errors import DatasetError, LeakError, SettingError
 from l2a_ray.videos.catalog import Catalog, DataSettings, read_catalog
-from l2a_ray.videos.layouts import source_video
-from l2a_ray.videos.splits import draw_groups, refuse_test_clips
+from l2a_ray.videos.layouts import Part, source_video
+from l2a_ray.videos.splits import ROLES, draw_groups, may, refuse_others
 
 
 def touch(root: Path, *names: str) -> None:
@@ -20,7 +22,7 @@ def touch(root: Path, *names: str) -> None:
 
 
 def read(root: Path, seed: int = 0, **settings: object) -> Catalog:
-    return read_catalog(DataSettings(root=str(root), **settings), seed)  # type: ignore[arg-type]
+    return read_catalog(DataSettings(root=str(root), seed=seed, **settings))  # type: ignore[arg-type]
 
 
 def groups(catalog: Catalog, part: str) -> set[str]:
@@ -113,15 +115,15 @@ def test_labels_file_gives_the_order_and_leaves_the_rest_out(flat: Path, tmp_pat
     labels.write_text("run\nrun\n")
     with pytest.raises(DatasetError, match="names classes twice: run"):
         read(flat, labels=str(labels))
-    with pytest.raises(DatasetError, match="cannot be read"):
+    with pytest.raises(SettingError, match=r"^labels=.*cannot be read"):
         read(flat, labels=str(tmp_path / "none.txt"))
 
 
 def test_unusable_folders_are_refused(flat: Path, tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match="is not a folder"):
+    with pytest.raises(SettingError, match=r"^root=.*is not a folder"):
         read(tmp_path / "none")
-    with pytest.raises(DatasetError, match=r"data\.root='' is not a folder"):
-        read_catalog(DataSettings(), 0)
+    with pytest.raises(SettingError, match=r"^root='': must name the folder that holds the videos"):
+        read_catalog(DataSettings())
     touch(tmp_path, "one/a/x.mp4")
     with pytest.raises(DatasetError, match="holds fewer than 2 classes"):
         read(tmp_path / "one")
@@ -145,7 +147,7 @@ def test_class_seen_only_in_test_is_refused(tmp_path: Path) -> None:
     [("val_fraction", 1.0), ("val_fraction", 0.0), ("test_fraction", -0.1), ("split", 4), ("layout", "ucf")],
 )
 def test_impossible_settings(field: str, value: object) -> None:
-    with pytest.raises(SettingError, match=rf"data\.{field}={value!r}: must be"):
+    with pytest.raises(SettingError, match=rf"^{field}={value!r}: must be"):
         DataSettings(**{field: value})  # type: ignore[arg-type]
 
 
@@ -163,9 +165,20 @@ def test_groups_are_drawn_whole_across_classes() -> None:
 
 
 def test_test_clips_are_refused() -> None:
-    refuse_test_clips(["a", "b"], {"c"}, "D_val")
-    with pytest.raises(LeakError, match="1 test clips in D_val, for example c"):
-        refuse_test_clips(iter(["a", "c"]), {"c", "d"}, "D_val")
+    index = pd.DataFrame({"id": ["a", "b", "c", "d"], "split": ["train", "val", "test", "test"]})
+    assert set(ROLES) == set(get_args(Part)) and may(index["split"], "test").tolist() == [False, False, True, True]
+    refuse_others(["a", "b"], index, "train", "the training")
+    refuse_others(iter(["a"]), index, "pair", "the pairs")
+    refuse_others(["b"], index, "validate", "D_val")
+    for role in ("train", "pair", "validate"):
+        with pytest.raises(LeakError, match=r"\d clips in D_val, for example [abc]"):
+            refuse_others(iter(["a", "b", "c"]), index, role, "D_val")
+        with pytest.raises(LeakError, match=r"1 clips in D_val, for example c \(a test clip\)"):
+            refuse_others({"train": ["a", "c"], "pair": ["a", "c"]}.get(role, ["b", "c"]), index, role, "D_val")
+    with pytest.raises(LeakError, match=r"for example b \(a val clip\), .* only train clips are"):
+        refuse_others(["a", "b"], index, "pair", "the pairs")
+    with pytest.raises(LeakError, match=r"for example x \(no clip of this store\)"):
+        refuse_others(["x"], index, "pair", "the pairs")
 
 
 def make_jhmdb(root: Path) -> None:

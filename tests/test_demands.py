@@ -5,38 +5,36 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import ray
-import yaml
 
-from l2a_ray.classifier.settings import ClassifierSettings
+from l2a_ray.classifier.settings import WorkerSettings
 from l2a_ray.config.settings import Settings
 from l2a_ray.errors import SettingError
-from l2a_ray.pipeline.demands import demands
-from l2a_ray.prepare.segment import SegmentSettings
-from l2a_ray.runtime import nodes
-from l2a_ray.runtime.cluster import Amounts, Phase, check_cluster, growth, shortage
+from l2a_ray.pipeline import demands
+from l2a_ray.pipeline.build import Pipeline
+from l2a_ray.pipeline.results import closure
+from l2a_ray.prepare.segment.settings import SegmentSettings
+from l2a_ray.runtime.cluster import Amounts, Phase, check_cluster, shortage
 from l2a_ray.runtime.session import ray_session
 from l2a_ray.selector.rl.settings import SelectorSettings
+from l2a_ray.storage.provenance import code_digest
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:ray.data")
 ROOT = Path(__file__).parents[1]
-CLUSTER: dict[str, Any] = yaml.safe_load((ROOT / "cluster.yaml").read_text(encoding="utf-8"))
 CPUS, GPUS = {"CPU": 8.0}, {"CPU": 8.0, "GPU": 2.0}
 
 
-def settings(**sections: Any) -> Settings:
-    return Settings(name="a", **sections)
+def wanted(*stages: str, **sections: Any) -> list[Phase]:
+    """Return what some stages of a run ask for, all of them by default."""
+    run = closure(Pipeline(Settings(name="a", **sections)).all("evaluate"))
+    return [phase for stage in run if not stages or stage.name in stages for phase in stage.demands()]
 
 
 def train(workers: int, cpus: float, gpus: float) -> list[Phase]:
-    batch_size = 4 * max(1, workers)
-    part = ClassifierSettings(workers=workers, cpus_per_worker=cpus, gpus_per_worker=gpus, batch_size=batch_size)
-    return demands(settings(classifier=part), "classifier")
+    return [*demands.train(WorkerSettings(count=workers, cpus=cpus, gpus=gpus))]
 
 
 def found(wanted: list[Phase], nodes: list[Amounts]) -> list[str]:
@@ -67,14 +65,14 @@ def test_what_is_there_is_enough(workers: int, cpus: float, gpus: float, present
             1,
             1,
             [CPUS, CPUS],
-            r"classifier\.gpus_per_worker=1: .* 1 x \(1 CPU and 1 GPU\).* has 2 x \(8 CPU\)\. Lower",
+            r"workers\.gpus=1: .* 1 x \(1 CPU and 1 GPU\).* has 2 x \(8 CPU\)\. Lower",
         ),
         (2, 1, 1.5, [{"CPU": 8, "GPU": 3}], ""),
-        (4, 1, 1.5, [{"CPU": 8, "GPU": 2}] * 3, r"classifier\.gpus_per_worker=1\.5: .*4 x .* 3 x \(8 CPU and 2 GPU\)"),
-        (2, 6, 0, [CPUS], r"classifier\.cpus_per_worker=6: "),
-        (1, 9, 0, [CPUS, CPUS], r"classifier\.cpus_per_worker=9: "),  # a worker is on one node
-        (2, 4, 0, [CPUS], r"classifier\.cpus_per_worker=4: .* and 1 CPU is for the tasks that make samples"),
-        (1, 4, 1, [{"CPU": 8}, {"CPU": 1, "GPU": 1}], r"gpus_per_worker=1: .* too few with both"),
+        (4, 1, 1.5, [{"CPU": 8, "GPU": 2}] * 3, r"workers\.gpus=1\.5: .*4 x .* 3 x \(8 CPU and 2 GPU\)"),
+        (2, 6, 0, [CPUS], r"workers\.cpus=6: "),
+        (1, 9, 0, [CPUS, CPUS], r"workers\.cpus=9: "),  # a worker is on one node
+        (2, 4, 0, [CPUS], r"workers\.cpus=4: .* and 1 CPU is for the tasks that make samples"),
+        (1, 4, 1, [{"CPU": 8}, {"CPU": 1, "GPU": 1}], r"workers\.gpus=1: .* too few with both"),
         (1, 0, 0, [{"GPU": 1}], r"no CPU is there .* has 1 x \(1 GPU\)"),
         (1, 0, 0, [{}], r"no CPU is there .* has 1 x \(no CPU or GPU\)"),
     ],
@@ -89,21 +87,19 @@ def test_what_lacks_is_named(workers: int, cpus: float, gpus: float, present: li
 
 
 def test_each_part_of_a_run_asks_for_its_own() -> None:
-    whole = settings(
-        segment=SegmentSettings(gpus_per_worker=0.5),
-        selector=SelectorSettings(env_runners=3, gpus_per_env_runner=0.25),
-    )
+    whole = {
+        "segment": SegmentSettings(gpus_per_worker=0.5),
+        "selector": SelectorSettings(env_runners=3, gpus_per_env_runner=0.25),
+    }
     present: list[Amounts] = [{"CPU": 8}]
-    assert found(demands(whole), present) == found(demands(whole, "classifier"), present) == []
-    assert found(demands(whole, "segment"), present)[0].startswith("segment.gpus_per_worker=0.5")
-    assert found(demands(whole, "selector"), present)[0].startswith("selector.gpus_per_env_runner=0.25")
-    assert found(demands(whole, "segment", "selector"), [{"CPU": 3, "GPU": 1}]) == [], "not at the same time"
-    assert found(demands(whole, "selector"), [{"CPU": 2, "GPU": 1}])[0].startswith("selector.env_runners=3")
-    for unused in (
-        settings(arms="real", selector=whole.selector),
-        settings(selector=SelectorSettings(algorithm="random")),
-    ):
-        assert found(demands(unused, "selector"), present) == []
+    assert found(wanted("train", **whole), present) == []
+    assert found(wanted("prepare", **whole), present)[0].startswith("segment.gpus_per_worker=0.5")
+    assert found(wanted("train-selector", **whole), present)[0].startswith("selector.gpus_per_env_runner=0.25")
+    assert len(found(wanted(**whole), present)) == 2
+    assert found(wanted(**whole), [{"CPU": 3, "GPU": 1}]) == [], "not at the same time"
+    assert found(wanted(**whole), [{"CPU": 2, "GPU": 1}])[0].startswith("selector.env_runners=3")
+    without = found(wanted(arms=["real", "random"], **whole), present)
+    assert len(without) == 1 and without[0].startswith("segment"), "no arm needs a Selector"
 
 
 @pytest.mark.parametrize(
@@ -126,52 +122,33 @@ def test_what_fits_alone_must_fit_together(
     runner_gpus: float, learner_gpus: float, present: list[Amounts], said: str
 ) -> None:
     part = SelectorSettings(env_runners=3, gpus_per_env_runner=runner_gpus, learners=1, gpus_per_learner=learner_gpus)
-    errors = found(demands(settings(selector=part), "selector"), present)
+    errors = found([*demands.selector(part)], present)
     assert len(errors) == bool(said) and all(said in error for error in errors), errors
-
-
-def test_an_autoscaler_can_bring_what_its_file_says() -> None:
-    coming = growth(CLUSTER)
-    assert coming is not None and len(coming) == 1 + CLUSTER["max_workers"]
-    assert sum(node.get("GPU", 0) for node in coming) == CLUSTER["available_node_types"]["gpu_worker"]["max_workers"]
-    assert found(train(4, 4, 1), coming) == []
-    assert "can grow to" in str(shortage(train(5, 1, 1)[1], coming, "can grow to"))
-    assert growth({}) == [], "none runs"
-    assert growth({"head_node_type": "a", "available_node_types": {"a": {"resources": {}}}, "max_workers": 2}) is None
-
-
-@pytest.fixture(scope="module")
-def session() -> Iterator[None]:
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
 
 
 @pytest.mark.ray
 def test_a_ray_that_cannot_grow_is_refused(session: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
     with ray_session(train(1, 1, 0)):
         pass
     with (
-        pytest.raises(SettingError, match=r"classifier\.gpus_per_worker=1: .* has 1 x \(2 CPU\)"),
+        pytest.raises(SettingError, match=r"workers\.gpus=1: .* has 1 x \(2 CPU\)"),
         ray_session(train(1, 1, 1)),
     ):
         pass
-    with pytest.raises(SettingError, match=r"classifier\.cpus_per_worker=2: "):
+    with pytest.raises(SettingError, match=r"workers\.cpus=2: "):
         check_cluster(train(1, 2, 0))
 
 
 @pytest.mark.ray
-def test_where_no_autoscaler_can_be_seen_there_is_a_warning(
+def test_a_cluster_that_may_grow_is_waited_for_and_a_warning_says_what_it_lacks(
     session: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("l2a_ray.runtime.cluster.ask_nodes", lambda *_: {})
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    check_cluster(train(1, 1, 0))
+    assert not caplog.text
     check_cluster(train(1, 1, 1))
-    assert "classifier.gpus_per_worker=1" in caplog.text and "Waiting" in caplog.text
-    config = yaml.safe_dump(CLUSTER)
-    monkeypatch.setattr("l2a_ray.runtime.cluster.ask_nodes", lambda _, nodes: {nodes[0]["NodeID"]: config})
-    check_cluster(train(4, 1, 1))
-    with pytest.raises(SettingError, match=r"classifier\.gpus_per_worker=2: .* can grow to .* 4 x \(8 CPU and 1 GPU\)"):
-        check_cluster(train(1, 1, 2))
+    assert re.search(r"workers\.gpus=1: .* has 1 x \(2 CPU\).* Waiting until", caplog.text)
 
 
 SEVERAL = """
@@ -222,9 +199,10 @@ def test_nodes_with_other_code_are_named(tmp_path: Path) -> None:
     done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stderr[-3000:]
     alike, other, lacking = done.stdout.splitlines()[-3:]
-    here = nodes.describe_code()[0]
+    here = code_digest()
     assert alike == "alike"
     assert re.search(
         rf"node [\d.]+ \(.+\) has l2a-ray .+, code \w+ in {changed}; the driver .* {here} in {ROOT}\.", other
     )
-    assert re.search(r"node [\d.]+ \(.+\) has no package l2a_ray; the driver .*`ray up`.*docs/cluster\.md", lacking)
+    said = r"has not all of this project's code \(No module named 'l2a_ray'\); the driver .*`ray up`.*docs/cluster\.md"
+    assert re.search(rf"node [\d.]+ \(.+\) {said}", lacking)

@@ -5,7 +5,7 @@ from collections import Counter
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import gymnasium
 import numpy as np
@@ -21,12 +21,20 @@ from helpers import CROP, NETWORK, Problem, small_network, small_problem
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from envs.pair_selection import EnvFiles, PairSelectionEnv, moving_average, read_candidates, validation_clips
+from envs.pair_selection import (
+    EnvFiles,
+    PairSelectionEnv,
+    build_trial,
+    moving_average,
+    read_candidates,
+    validation_clips,
+)
 from envs.settings import EnvSettings
 from l2a_ray.classifier.network import save_network
 from l2a_ray.composites.composite import CompositeSettings
 from l2a_ray.composites.loader import Sample, SampleLoader
 from l2a_ray.errors import LeakError, SettingError, StageError
+from l2a_ray.pairs.draw import draw_candidates
 
 B = 6
 HEAD = EnvSettings(pairs=B, steps=3, tune="head", learning_rate=2.0, balance=True)
@@ -79,8 +87,8 @@ def test_make_builds_the_registered_environment(problem: Problem) -> None:
     parts: dict[str, Any] = {
         "trial": problem.trial(HEAD),
         "vectors": problem.vectors,
-        "foreground_P": problem.vectors.rows(problem.foreground),
-        "background_P": problem.vectors.rows(problem.background),
+        "foreground": problem.vectors.rows(problem.foreground),
+        "background": problem.vectors.rows(problem.background),
         "settings": HEAD,
     }
     env = gymnasium.make("l2a/PairSelection-v0", **parts)
@@ -294,14 +302,31 @@ def test_environment_from_files_is_the_same(problem: Problem, files: EnvFiles) -
     assert_equal(rollout(PairSelectionEnv.from_files({"files": files}), 5), rollout(problem.env(HEAD), 5))
 
 
+def test_the_classifier_is_where_its_process_computes(files: EnvFiles, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("l2a_ray.classifier.zoo.best_device", lambda: torch.device("meta"))
+    monkeypatch.setattr("envs.pair_selection.ClassifierTrial", lambda **parts: parts["network"])
+    network = cast(Any, build_trial(files))
+    assert {parameter.device.type for parameter in network.parameters()} == {"meta"}
+
+
 @pytest.mark.parametrize("column", ["foreground", "background"])
-def test_test_clip_in_a_pair_is_refused(problem: Problem, files: EnvFiles, tmp_path: Path, column: str) -> None:
-    leaked = str(problem.store.rows("test")["id"].iloc[0])
+@pytest.mark.parametrize("split", ["test", "val"])
+def test_clip_that_may_not_be_paired_is_refused(
+    problem: Problem, files: EnvFiles, tmp_path: Path, column: str, split: str
+) -> None:
+    leaked = str(problem.store.rows(split)["id"].iloc[0])
     pairs = pd.read_parquet(files.pairs)
     pairs.loc[3, column] = leaked
     pairs.to_parquet(tmp_path / "pairs.parquet")
     with pytest.raises(LeakError, match=leaked):
         PairSelectionEnv.from_files({"files": replace(files, pairs=str(tmp_path / "pairs.parquet"))})
+
+
+def test_candidates_are_held_as_rows(problem: Problem, files: EnvFiles) -> None:
+    for ids, rows in zip(
+        (problem.foreground, problem.background), read_candidates(files, problem.store, problem.vectors), strict=True
+    ):
+        assert rows.dtype == np.int32 and problem.vectors.ids_N[rows].astype(str).tolist() == ids.tolist()
 
 
 def write_pairs(path: Path, count: int) -> list[tuple[str, str]]:
@@ -312,32 +337,33 @@ def write_pairs(path: Path, count: int) -> list[tuple[str, str]]:
     return pairs
 
 
+def drawn(path: Path, most: int, seed: int) -> list[tuple[str, str]]:
+    pairs = draw_candidates(path, most, seed)
+    return list(zip(pairs["foreground"].to_pylist(), pairs["background"].to_pylist(), strict=True))
+
+
 def test_few_candidates_are_all_taken_in_order(tmp_path: Path) -> None:
     pairs = write_pairs(tmp_path / "p.parquet", 20)
     for most in (20, 1000):
-        foreground, background = read_candidates(tmp_path / "p.parquet", most, 0)
-        assert list(zip(foreground.tolist(), background.tolist(), strict=True)) == pairs
+        assert drawn(tmp_path / "p.parquet", most, 0) == pairs
 
 
 def test_many_candidates_are_thinned_evenly(tmp_path: Path) -> None:
     path = tmp_path / "p.parquet"
     pairs, counts = write_pairs(path, 40), Counter[str]()
     for seed in range(200):
-        foreground, background = read_candidates(path, 10, seed)
-        taken = list(zip(foreground.tolist(), background.tolist(), strict=True))
+        taken = drawn(path, 10, seed)
         assert len(set(taken)) == 10 and taken == sorted(taken) and set(taken) <= set(pairs)
-        counts.update(foreground.tolist())
+        counts.update(foreground for foreground, _ in taken)
     # Each is taken with probability 1/4: 50 times of 200, give or take 6.1 (one standard deviation).
     assert len(counts) == 40 and 50 - 5 * 6.1 < min(counts.values()) <= max(counts.values()) < 50 + 5 * 6.1
-    assert [ids.tolist() for ids in read_candidates(path, 10, 3)] == [
-        ids.tolist() for ids in read_candidates(path, 10, 3)
-    ]
+    assert drawn(path, 10, 3) == drawn(path, 10, 3)
 
 
 def test_no_candidate_is_an_error(tmp_path: Path) -> None:
     write_pairs(tmp_path / "p.parquet", 0)
     with pytest.raises(StageError, match="no candidate pair"):
-        read_candidates(tmp_path / "p.parquet", 10, 0)
+        drawn(tmp_path / "p.parquet", 10, 0)
 
 
 def index_of(counts: dict[str, int], split: str = "val") -> pd.DataFrame:
@@ -365,8 +391,18 @@ def test_no_validation_clip_is_an_error() -> None:
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("pairs", 0), ("steps", 0), ("window", 0), ("learning_rate", 0.0), ("momentum", 1.0), ("weight_decay", -0.1)],
+    [
+        ("pairs", 0),
+        ("steps", 0),
+        ("window", 0),
+        ("learning_rate", 0.0),
+        ("learning_rate", float("inf")),
+        ("momentum", 1.0),
+        ("weight_decay", -0.1),
+        ("tune", "haed"),
+        ("restart", "stpe"),
+    ],
 )
 def test_impossible_settings(name: str, value: Any) -> None:
-    with pytest.raises(SettingError, match=rf"env\.{name}={value}"):
+    with pytest.raises(SettingError, match=rf"^{name}={value!r}"):
         replace(HEAD, **{name: value})

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-import ray
 
-from l2a_ray.prepare.job import PrepareSettings, prepare
+from l2a_ray.prepare.job import prepare_clips
 from l2a_ray.prepare.segment import SegmentSettings
+from l2a_ray.prepare.settings import PrepareSettings
 from l2a_ray.prepare.store import ClipStore
-from l2a_ray.runtime.session import quieten
+from l2a_ray.runtime.session import own_ray
 from l2a_ray.videos.catalog import Catalog, DataSettings, read_catalog
 from l2a_ray.videos.decode import DecodeSettings
 from l2a_ray.videos.generate import GenerateSettings, generate
@@ -31,22 +31,21 @@ GENERATE = GenerateSettings(train_per_class=5, test_per_class=1, wrong_label_sha
 @pytest.fixture(scope="module")
 def session() -> Iterator[None]:
     """With a GPU by name only, so that segmenters may be actors that reserve a share of it."""
-    ray.init(num_cpus=2, num_gpus=1, include_dashboard=False, log_to_driver=False)
-    quieten()
-    yield
-    ray.shutdown()
+    with own_ray(num_cpus=2, num_gpus=1, include_dashboard=False):
+        yield
 
 
 @pytest.fixture(scope="module")
 def catalog(tmp_path_factory: pytest.TempPathFactory) -> Catalog:
     root = tmp_path_factory.mktemp("data") / "videos"
     generate(root, GENERATE, 0)
-    return read_catalog(DataSettings(root=str(root), val_fraction=0.3), 0)
+    return read_catalog(DataSettings(root=str(root), val_fraction=0.3))
 
 
 @pytest.fixture(scope="module")
 def undisturbed(catalog: Catalog, session: None, tmp_path_factory: pytest.TempPathFactory) -> ClipStore:
-    return prepare(catalog, SETTINGS, tmp_path_factory.mktemp("undisturbed"))
+    root = tmp_path_factory.mktemp("undisturbed")
+    return prepare_clips(catalog, SETTINGS, root / "clips", root)
 
 
 @contextmanager
@@ -73,7 +72,7 @@ def watching(store: Path, act: Callable[[str, int], None]) -> Iterator[None]:
 
 
 def times(store: Path) -> dict[str, int]:
-    return {path.stem: path.stat().st_mtime_ns for path in (store / "data").glob("*/*.safetensors")}
+    return {path.stem: path.stat().st_mtime_ns for path in (store / "clips").glob("*/*.safetensors")}
 
 
 @pytest.mark.parametrize("gpus", [0, 0.5], ids=["cpu", "gpu"])
@@ -89,7 +88,7 @@ def test_what_a_killed_process_had_finished_stays(
 
     settings = replace(SETTINGS, segment=replace(SETTINGS.segment, gpus_per_worker=gpus))
     with watching(tmp_path, kill_once):
-        store = prepare(catalog, settings, tmp_path)
+        store = prepare_clips(catalog, settings, tmp_path / "clips", tmp_path)
     assert len(finished) > 5, "nothing was killed"
     assert finished.items() <= times(tmp_path).items(), "a finished clip was made again"
     pd.testing.assert_frame_equal(store.index, undisturbed.index)
@@ -107,12 +106,14 @@ def test_a_video_that_kills_every_process_is_given_up_and_the_others_are_prepare
             os.kill(process, signal.SIGKILL)
 
     with watching(tmp_path, kill):
-        store = prepare(catalog, replace(SETTINGS, max_failures=1), tmp_path)
+        store = prepare_clips(catalog, replace(SETTINGS, max_failures=1), tmp_path / "clips", tmp_path)
     assert len(killed) == 2
     assert store.failed["path"].tolist() == [bad.path]
     assert store.failed["cause"][0] == "the process that prepared it died, 2 times in a row"
     expected = undisturbed.index[undisturbed.index["id"] != bad.id].reset_index(drop=True)
     pd.testing.assert_frame_equal(store.index, expected)
 
-    again = prepare(catalog, SETTINGS, tmp_path)  # it is tried again when the user asks for it
+    again = prepare_clips(
+        catalog, SETTINGS, tmp_path / "clips", tmp_path
+    )  # it is tried again when the user asks for it
     pd.testing.assert_frame_equal(again.index, undisturbed.index)

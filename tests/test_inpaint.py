@@ -95,7 +95,7 @@ def test_refuses_what_has_no_answer(passing_square: Clips) -> None:
 
 @pytest.mark.parametrize(("field", "value"), [("dilate", -1), ("radius", 0.0), ("spatial", "lama"), ("kind", "lama")])
 def test_impossible_settings_are_refused_by_name(field: str, value: Any) -> None:
-    with pytest.raises(SettingError, match=f"inpaint.{field}"):
+    with pytest.raises(SettingError, match=f"^{field}="):
         InpaintSettings(**{field: value})
 
 
@@ -223,10 +223,10 @@ def test_learned_inpainter_that_cannot_work_is_refused_at_once(tmp_path: Path) -
     saved(HalfSize(), tmp_path / "half.pt")
     reasons = {"gone": "no such file", "text": "must be a TorchScript file", "weights": "must be a TorchScript file"}
     for name, reason in (reasons | {"half": r"returns \(1, 3, 32, 64\)"}).items():
-        with pytest.raises(SettingError, match=rf"inpaint\.model=.*{name}\.pt.*{reason}"):
+        with pytest.raises(SettingError, match=rf"^model=.*{name}\.pt.*{reason}"):
             build_inpainter(InpaintSettings(kind="torchscript", model=str(tmp_path / f"{name}.pt")))
-    with pytest.raises(SettingError, match=r"inpaint\.model=None: must name"):
-        build_inpainter(InpaintSettings(kind="torchscript"))
+    with pytest.raises(SettingError, match=r"^model=None: must name"):
+        InpaintSettings(kind="torchscript")
 
 
 # --- the benchmark's measures

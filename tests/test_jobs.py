@@ -11,23 +11,26 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import pandas as pd
 import pytest
 from ray.job_submission import JobStatus, JobSubmissionClient
 
+from l2a_ray.storage.files import read_table
+from l2a_ray.storage.run import find_result
 from l2a_ray.videos.generate import GenerateSettings, generate
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[1]
+CLIPS = "clips/*/*/*.safetensors"
 RAY = [sys.executable, "-m", "ray.scripts.scripts"]
 # Several heads may live on one machine. Tokens are off for all alike: a driver does not find a head's token by itself.
 ENVIRONMENT = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"} | {"RAY_AUTH_MODE": "disabled"}
 SMALL = """
-seeds: 1
+seeds: [0]
 decode: {frames: 4, size: 32}
 env: {pairs: 8}
 selector: {steps: 160, steps_per_update: 4, steps_per_iteration: 16, hidden: [16]}
-classifier: {network: {name: small3d, width: 4}, epochs: 4, batch_size: 4, crop: 28, threads: 1}
+classifier: &classifier {network: {name: small3d, width: 4}, epochs: 4, batch_size: 4, crop: 28}
+warm_start: {classifier: *classifier}
 """
 
 
@@ -95,24 +98,21 @@ def test_a_job_that_is_stopped_goes_on_when_submitted_again(address: str, tmp_pa
     (tmp_path / "small.yaml").write_text(SMALL)
     places = ["--config", str(tmp_path / "small.yaml"), "--data.root", str(tmp_path / "videos")]
     places += ["--runs", str(tmp_path / "runs"), "--name", "a"]
-    run = tmp_path / "runs" / "a"
+    run, store = tmp_path / "runs" / "a", tmp_path / "runs" / "store"
 
     assert submit(address, "first", places, "--no-wait").returncode == 0
-    clips = run / "prepare" / "data"
-    client = JobSubmissionClient(
-        address
-    )  # what `ray job stop` uses, without the seconds that the command takes to start
-    wait_for(lambda: len(list(clips.glob("*/*.safetensors"))) > 5, lambda: client.get_job_logs("first"))
+    client = JobSubmissionClient(address)  # what `ray job stop` uses, without the seconds that a command takes to start
+    wait_for(lambda: len(list(store.glob(CLIPS))) > 5, lambda: client.get_job_logs("first"))
     client.stop_job("first")
     wait_for(lambda: client.get_job_status("first").is_terminal(), lambda: client.get_job_logs("first"))
     assert client.get_job_status("first") == JobStatus.STOPPED
-    made = {path: path.stat().st_mtime_ns for path in clips.glob("*/*.safetensors")}
-    assert not (run / "prepare" / "index.parquet").exists(), "stopped too late to show anything"
+    made = {path: path.stat().st_mtime_ns for path in store.glob(CLIPS)}
+    assert not list(store.glob("prepare/*/index.parquet")), "stopped too late to show anything"
 
     done = submit(address, "second", places)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert {path: path.stat().st_mtime_ns for path in made} == made, "a finished clip was made again"
-    assert len(pd.read_parquet(run / "prepare" / "index.parquet")) == 156
+    assert len(read_table(find_result(run, "prepare") / "index.parquet")) == 156
     arms = json.loads((run / "report" / "metrics.json").read_text())["arms"]
     assert set(arms) == {"real", "random", "selected"} and (run / "report" / "index.html").is_file()
 

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import ray
 from bandit import Bandit, model_config, share_won
 from ray.tune.registry import register_env
 
+from l2a_ray.runtime.session import own_ray
 from l2a_ray.selector.rl import training
 from l2a_ray.selector.rl.registry import CONFIGS, configure
 from l2a_ray.selector.rl.settings import SelectorSettings
@@ -33,12 +33,11 @@ GIVEN: dict[str, tuple[int, dict[str, Any]]] = {
 @pytest.fixture(scope="module")
 def session() -> Iterator[None]:
     here = {"env_vars": {"PYTHONPATH": str(Path(__file__).parent)}}  # env runners import the bandit
-    ray.init(num_cpus=3, include_dashboard=False, log_to_driver=False, runtime_env=here)
-    yield
-    ray.shutdown()
+    with own_ray(num_cpus=3, include_dashboard=False, runtime_env=here):
+        yield
 
 
-def won(name: str, seed: int, blind: bool = False) -> float:
+def won(name: Any, seed: int, blind: bool = False) -> float:
     """Train until enough is won, looking every 640 steps, or until the stated steps are done; return the most won."""
     steps, given = GIVEN[name]
     settings = SelectorSettings(algorithm=name, steps=steps, steps_per_iteration=640, **given)
@@ -48,7 +47,7 @@ def won(name: str, seed: int, blind: bool = False) -> float:
         done, most = 0, 0.0
         while done < steps and most < ENOUGH:
             done += len(training.sample_and_learn(algorithm, seed, done))
-            most = max(most, share_won(training._policy(algorithm), blind=blind))
+            most = max(most, share_won(training.policy_weights(algorithm), blind=blind))
         return most
     finally:
         algorithm.stop()

@@ -1,6 +1,8 @@
 """Neighbours and candidate pairs of small made-up indices, by hand."""
 
+import errno
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -8,9 +10,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from l2a_ray.errors import DatasetError, LeakError, SettingError
-from l2a_ray.pairs.match import PAIR_SCHEMA, Kind, MatchSettings, candidate_pairs, match, nearest_neighbours
-from l2a_ray.pairs.names import EmbeddingSettings, embed_names
+from l2a_ray.errors import DatasetError, LeakError, SettingError, StorageError
+from l2a_ray.pairs.match import PAIR_SCHEMA, Pools, candidate_pairs, nearest_neighbours, write_candidates
+from l2a_ray.pairs.names import embed_names
+from l2a_ray.pairs.settings import EmbeddingSettings, MatchSettings
 
 CLASSES = ("wave_hand", "clap_hands", "climb_stairs")
 Pairs = list[tuple[str, str]]
@@ -40,9 +43,8 @@ def pairs_of(table: pa.Table) -> Pairs:
 
 
 def tables(kind: str, neighbours: list[int] | None, seed: int = 0, index: pd.DataFrame = INDEX) -> list[pa.Table]:
-    settings = MatchSettings(kind=kind)  # type: ignore[arg-type]
     known = None if neighbours is None else np.array(neighbours)
-    return list(candidate_pairs(index, CLASSES, settings, known, seed))
+    return list(candidate_pairs(Pools(index, CLASSES, MatchSettings(kind=kind)), known, seed))  # type: ignore[arg-type]
 
 
 def test_neighbours_by_hand() -> None:
@@ -123,66 +125,133 @@ def test_pairs_grow_linearly_with_classes() -> None:
         frame = pd.DataFrame(rows, columns=["id", "label", "split", "foreground_ratio"]).assign(remark="")
         names = [str(label) for label in range(classes)]
         neighbours = (np.arange(classes) + 1) % classes
-        return sum(map(len, candidate_pairs(frame, names, MatchSettings(), neighbours, 0)))
+        return sum(map(len, candidate_pairs(Pools(frame, names, MatchSettings()), neighbours, 0)))
 
     assert (count(5), count(10), count(20)) == (80, 160, 320)
 
 
-@pytest.mark.parametrize(
-    ("index", "message"),
-    [
-        (
-            INDEX[INDEX["id"] != "a1"],
-            "'wave_hand'.*1 training clips can serve as foreground.*match.min_foreground=0.005",
-        ),
-        (INDEX[~INDEX["id"].isin(["b1", "b3"])], "'clap_hands'.*serve as background.*match.max_foreground=0.9"),
-        (INDEX[INDEX["label"] != 2], "'climb_stairs' has no training clip"),
-    ],
-)
-def test_a_class_without_usable_clips_is_named(index: pd.DataFrame, message: str) -> None:
-    with pytest.raises(DatasetError, match=message):
-        tables("semantic", [1, 0, 0], index=index)
+def left_out(folder: Path) -> list[tuple[str, str, str]]:
+    table = pq.read_table(folder / "left_out.parquet").to_pandas()
+    assert list(table) == ["class_name", "role", "reason"]
+    return [(str(row.class_name), str(row.role), str(row.reason)) for row in table.itertuples()]
 
 
-def test_a_class_with_one_clip_cannot_be_paired_with_itself() -> None:
-    with pytest.raises(DatasetError, match=r"'wave_hand'.*one usable"):
-        tables("same_class", None, index=INDEX[INDEX["id"] != "a2"])
+def written(folder: Path) -> set[tuple[str, str]]:
+    return set(pairs_of(pq.read_table(folder / "pairs.parquet")))
+
+
+WITHOUT_ACTORS = INDEX[INDEX["id"] != "a1"]
+WITHOUT_SCENES = INDEX[~INDEX["id"].isin(["b1", "b3"])]
+
+
+@pytest.mark.parametrize("kind", ["semantic", "random", "same_class"])
+def test_a_class_without_actors_is_left_out_and_the_others_are_paired(
+    kind: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_candidates(WITHOUT_ACTORS, CLASSES, MatchSettings(kind=kind), 0, tmp_path)
+    reason = "the masks of all its 1 training clips cover less than match.min_foreground=0.005 of the pixels"
+    assert left_out(tmp_path) == [("wave_hand", "foreground", reason)]
+    assert {foreground[0] for foreground, _ in written(tmp_path)} == {"b", "c"}
+    told = [record.message for record in caplog.records]
+    assert told == [f"match: without composites (left_out.parquet): class 'wave_hand' as foreground: {reason}"]
+
+
+def test_the_next_nearest_class_lends_scenes_where_the_nearest_has_none(tmp_path: Path) -> None:
+    write_candidates(WITHOUT_SCENES, CLASSES, MatchSettings(), 0, tmp_path)
+    reason = "the masks of all its 1 training clips cover more than match.max_foreground=0.9 of the pixels"
+    assert left_out(tmp_path) == [("clap_hands", "background", reason)]
+    table = pq.read_table(tmp_path / "neighbours.parquet").to_pandas().set_index("class_name")
+    assert (table.loc["wave_hand", "neighbour"], table.loc["wave_hand", "nearest"]) == ("climb_stairs", "clap_hands")
+    assert table.loc["clap_hands", "neighbour"] == table.loc["clap_hands", "nearest"] == "wave_hand"
+    pairs = written(tmp_path)
+    assert {("a1", "c1"), ("a1", "c2"), ("b2", "a1")} <= pairs
+    assert not any(background.startswith("b") for _, background in pairs)
+
+
+def test_random_pairs_of_the_others_are_what_they_were() -> None:
+    nobody = INDEX.assign(foreground_ratio=INDEX["foreground_ratio"].where(INDEX["label"] != 0, 0.0))
+    assert [table.to_pydict() for table in tables("random", None, index=nobody)] == [
+        table.to_pydict() for table in tables("random", None)[1:]
+    ]
+
+
+def test_a_class_without_training_clips_is_left_out(tmp_path: Path) -> None:
+    write_candidates(INDEX[INDEX["label"] != 2], CLASSES, MatchSettings(), 0, tmp_path)
+    reason = "it has no training clip"
+    assert left_out(tmp_path) == [("climb_stairs", role, reason) for role in ("foreground", "background")]
+    assert len(written(tmp_path)) == 2 + 6
+
+
+def test_a_class_with_one_clip_cannot_be_paired_with_itself(tmp_path: Path) -> None:
+    write_candidates(INDEX[INDEX["id"] != "a2"], CLASSES, MatchSettings(kind="same_class"), 0, tmp_path)
+    assert left_out(tmp_path) == [
+        ("wave_hand", "foreground", "no clip of its own class but itself can serve as background")
+    ]
+
+
+@pytest.mark.parametrize("kind", ["semantic", "random", "same_class"])
+def test_without_any_pair_the_stage_ends_and_says_why(kind: Any, tmp_path: Path) -> None:
+    nobody = INDEX.assign(foreground_ratio=0.0)
+    with pytest.raises(DatasetError, match=r"not one pair .*'wave_hand' as foreground: .*match\.min_foreground=0\.005"):
+        write_candidates(nobody, CLASSES, MatchSettings(kind=kind), 0, tmp_path)
+    assert not (tmp_path / "pairs.parquet").exists()
+
+
+def test_where_all_classes_are_usable_none_is_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_candidates(INDEX, CLASSES, MatchSettings(), 0, tmp_path)
+    assert left_out(tmp_path) == [] and not caplog.records
+    table = pq.read_table(tmp_path / "neighbours.parquet").to_pandas()
+    assert (table["neighbour"] == table["nearest"]).all()
+
+
+def test_pairs_that_cannot_be_written_leave_the_old_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_candidates(INDEX, CLASSES, MatchSettings(kind="random"), 0, tmp_path)
+    before = (tmp_path / "pairs.parquet").read_bytes()
+
+    def full(self: pq.ParquetWriter, table: pa.Table) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(pq.ParquetWriter, "write_table", full)
+    with pytest.raises(StorageError, match=r"pairs\.parquet: cannot be written \(No space left on device\)"):
+        write_candidates(INDEX, CLASSES, MatchSettings(kind="random"), 1, tmp_path)
+    assert (tmp_path / "pairs.parquet").read_bytes() == before
+    assert {path.name for path in tmp_path.iterdir()} == {"pairs.parquet", "left_out.parquet"}
 
 
 def test_match_writes_pairs_and_neighbours(tmp_path: Path) -> None:
-    match(INDEX, CLASSES, MatchSettings(), 0, tmp_path / "match")
+    write_candidates(INDEX, CLASSES, MatchSettings(), 0, tmp_path / "match")
     neighbours = pq.read_table(tmp_path / "match" / "neighbours.parquet").to_pandas()
     assert neighbours["class_name"].tolist() == list(CLASSES)
     assert neighbours["neighbour"].tolist()[:2] == ["clap_hands", "wave_hand"]
     assert neighbours["similarity"].dtype == np.float32
     labels = [CLASSES.index(name) for name in neighbours["neighbour"]]
-    written = pq.read_table(tmp_path / "match" / "pairs.parquet")
-    assert written.equals(pa.concat_tables(tables("semantic", labels)))
+    pairs = pq.read_table(tmp_path / "match" / "pairs.parquet")
+    assert pairs.equals(pa.concat_tables(tables("semantic", labels)))
 
 
 @pytest.mark.parametrize(("kind", "pairs"), [("same_class", 7), ("random", 12)])
 def test_only_the_semantic_kind_needs_an_embedding(
-    kind: Kind, pairs: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: Any, pairs: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delattr("l2a_ray.pairs.match.embed_names")
-    match(INDEX, CLASSES, MatchSettings(kind=kind), 0, tmp_path)
+    write_candidates(INDEX, CLASSES, MatchSettings(kind=kind), 0, tmp_path)
     assert not (tmp_path / "neighbours.parquet").exists()
     assert pq.read_metadata(tmp_path / "pairs.parquet").num_rows == pairs
 
 
-def test_one_class_alone_cannot_be_paired_at_random() -> None:
-    with pytest.raises(DatasetError, match=r"'wave_hand'.*no clip of another class"):
-        tables("random", None, index=INDEX[INDEX["label"] == 0])
+def test_one_class_alone_cannot_be_paired_at_random(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match=r"'wave_hand' as foreground: no clip of another class"):
+        write_candidates(INDEX[INDEX["label"] == 0], CLASSES[:1], MatchSettings(kind="random"), 0, tmp_path)
 
 
 @pytest.mark.parametrize("leaked", ["a1", "b3"])
 def test_a_training_clip_that_is_also_a_test_clip_is_refused(leaked: str, tmp_path: Path) -> None:
     index = pd.concat([INDEX, make_index((leaked, 0, "test", 0.2))], ignore_index=True)
     with pytest.raises(LeakError, match=leaked):
-        match(index, CLASSES, MatchSettings(kind="same_class"), 0, tmp_path)
+        write_candidates(index, CLASSES, MatchSettings(kind="same_class"), 0, tmp_path)
 
 
 @pytest.mark.parametrize(("name", "value"), [("kind", "nearest"), ("min_foreground", -0.1), ("max_foreground", 1.5)])
 def test_impossible_settings_are_refused(name: str, value: object) -> None:
-    with pytest.raises(SettingError, match=rf"match\.{name}={value!r}"):
+    with pytest.raises(SettingError, match=rf"^{name}={value!r}"):
         MatchSettings(**{name: value})  # type: ignore[arg-type]

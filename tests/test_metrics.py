@@ -14,7 +14,7 @@ from test_samples import make_store
 
 from l2a_ray.composites.composite import CompositeSettings
 from l2a_ray.composites.loader import Sample, SampleLoader
-from l2a_ray.prepare.job import prepare
+from l2a_ray.prepare.job import prepare_clips
 from l2a_ray.runtime import telemetry as metrics
 from l2a_ray.runtime.session import ray_session
 from l2a_ray.videos.catalog import DataSettings, read_catalog
@@ -52,7 +52,8 @@ def test_dashboard_and_prometheus_see_what_is_done(tmp_path: Path, caplog: pytes
 def see_what_was_done(tmp_path: Path) -> None:
     generate(tmp_path / "videos", GENERATE, 0)
     (tmp_path / "videos" / "train" / "kick" / "empty.mp4").touch()
-    store = prepare(read_catalog(DataSettings(root=str(tmp_path / "videos")), 0), SETTINGS, tmp_path / "store")
+    catalog = read_catalog(DataSettings(root=str(tmp_path / "videos")))
+    store = prepare_clips(catalog, SETTINGS, tmp_path / "clips", tmp_path / "store")
     clips = store.rows("train")["id"].to_list()
 
     @ray.remote
@@ -75,8 +76,8 @@ def see_what_was_done(tmp_path: Path) -> None:
 def test_without_ray_nothing_is_recorded_and_nothing_fails(tmp_path: Path) -> None:
     store = make_store(tmp_path, 4)
     SampleLoader(store, CompositeSettings(), 24)(Sample("0000", "0001"), None)
-    code = "import sys; from l2a_ray import metrics; metrics.count('l2a_train_steps'); assert 'ray' not in sys.modules"
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=PAGE.parents[1])
+    code = "import sys; from l2a_ray.runtime.telemetry import count; count('l2a_train_steps')"
+    subprocess.run([sys.executable, "-c", f"{code}; assert 'ray' not in sys.modules"], check=True, cwd=PAGE.parents[1])
 
 
 def test_page_names_each_metric() -> None:

@@ -44,7 +44,7 @@ FRONT, BACK = plain(LIGHT, 0), plain(DARK, CLEAN)
 
 
 def mixed(settings: CompositeSettings, seed: int = 0, back: StoredClip = BACK) -> Mixed:
-    return mix(FRONT, back, settings, np.random.default_rng(seed))
+    return mix(FRONT.parts, back.parts, settings, np.random.default_rng(seed))
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_every_switch_of_table_2(
 
 def test_a_foreground_without_people_is_no_foreground_of_people() -> None:
     nobody = replace(FRONT, planes=replace(PLANES, people=np.zeros_like(PLANES.people)))
-    result = mix(nobody, BACK, CompositeSettings(objects="people"), np.random.default_rng(0))
+    result = mix(nobody.parts, BACK.parts, CompositeSettings(objects="people"), np.random.default_rng(0))
     assert result.weight == 0 and (result.frames_THWC == CLEAN).all()
 
 
@@ -135,6 +135,22 @@ def test_videomix_shows_a_cuboid_of_the_other_clip_and_weighs_by_volume() -> Non
     assert np.any(shares, axis=0).all(), "cut in time, height and width"
 
 
+@pytest.mark.parametrize("kind", ["cutmix", "mixup", "videomix"])
+def test_a_large_alpha_mixes_by_halves_and_a_small_one_takes_one_clip(kind: str) -> None:
+    def weights(alpha: float) -> list[float]:
+        settings = CompositeSettings(kind=kind, **{f"{kind}_alpha": alpha})  # type: ignore[arg-type]
+        return [mixed(settings, seed).weight for seed in range(8)]
+
+    assert all(0.3 < weight < 0.8 for weight in weights(1000)), "more where CutMix's box leaves the frame"
+    if kind != "cutmix":  # whose box leaves the frame, whatever its size
+        assert sum(min(weight, 1 - weight) < 0.1 for weight in weights(0.01)) >= 7
+
+
+def test_cutout_blackens_as_much_as_it_is_told() -> None:
+    black = mixed(CompositeSettings(kind="cutout", cutout_area=0.1)).frames_THWC[0, ..., 0] == 0
+    assert black.sum() == round((0.1 * HEIGHT * WIDTH) ** 0.5) ** 2
+
+
 @pytest.mark.parametrize("kind", ["paste", "cutmix", "mixup", "cutout", "videomix"])
 def test_clips_of_other_sizes_mix_on_the_backgrounds_canvas(kind: str) -> None:
     narrow = plain(DARK, CLEAN, width=12)
@@ -143,8 +159,9 @@ def test_clips_of_other_sizes_mix_on_the_backgrounds_canvas(kind: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("kind", "glue"), ("region", "circles"), ("objects", "dogs"), ("feather", -1), ("feather", 33)]
+    ("name", "value"),
+    [("kind", "glue"), ("region", "circles"), ("objects", "dogs"), ("feather", -1), ("cutout_area", 1)],
 )
 def test_impossible_settings_are_refused(name: str, value: object) -> None:
-    with pytest.raises(SettingError, match=rf"composite\.{name}"):
+    with pytest.raises(SettingError, match=rf"^{name}="):
         CompositeSettings(**{name: value})  # type: ignore[arg-type]

@@ -15,6 +15,8 @@ from ray.cluster_utils import Cluster
 
 from l2a_ray.videos.generate import generate
 
+CLIPS = "clips/*/*/*.safetensors"
+
 
 # One CPU a node: the classifier's worker has one node, its samples are made on another, and env runners have one each.
 @pytest.fixture
@@ -32,7 +34,8 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
 
 def start(folder: Path, name: str, address: str | None) -> subprocess.Popen[bytes]:
     longer = ["--selector.env_runners", "2", "--classifier.epochs", "40"]
-    command = [sys.executable, "-m", "l2a_ray", "run", "--config", "run.yaml", "--name", name, *longer]
+    command = [sys.executable, "-m", "l2a_ray", "run", "--config", "run.yaml", "--runs", name, "--name", "a"]
+    command += longer
     environment = os.environ | ({"RAY_ADDRESS": address} if address else {})
     with (folder / f"{name}.log").open("ab") as log:
         return subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log)
@@ -47,7 +50,7 @@ def wait_for(seen: Callable[[], bool], process: subprocess.Popen[bytes], log: Pa
 
 
 def metrics(folder: Path, name: str) -> dict[str, object]:
-    found: dict[str, object] = json.loads((folder / "runs" / name / "report" / "metrics.json").read_bytes())
+    found: dict[str, object] = json.loads((folder / name / "a" / "report" / "metrics.json").read_bytes())
     del found["timing"]
     return found
 
@@ -56,23 +59,22 @@ def metrics(folder: Path, name: str) -> dict[str, object]:
 def test_a_run_on_nodes_that_go_away_ends_as_one_on_a_single_machine(tmp_path: Path, cluster: Cluster) -> None:
     generate(tmp_path / "videos", SMALL_VIDEOS, 0)
     (tmp_path / "run.yaml").write_text(SMALL_RUN)
-    run, log = tmp_path / "runs" / "cluster", tmp_path / "cluster.log"
+    store, log = tmp_path / "cluster" / "store", tmp_path / "cluster.log"
     driver = start(tmp_path, "cluster", cluster.address)
 
     def lose_a_node() -> None:
         cluster.remove_node(next(iter(cluster.worker_nodes)), allow_graceful=False)
         cluster.add_node(num_cpus=1)
 
-    clips = run / "prepare" / "data"
-    wait_for(lambda: len(list(clips.glob("*/*.safetensors"))) > 5, driver, log)
-    finished = {path: path.stat().st_mtime_ns for path in clips.glob("*/*.safetensors")}
+    wait_for(lambda: len(list(store.glob(CLIPS))) > 5, driver, log)
+    finished = {path: path.stat().st_mtime_ns for path in store.glob(CLIPS)}
     lose_a_node()
-    wait_for((run / "train" / "real-0" / "checkpoint.safetensors").exists, driver, log)
+    wait_for(lambda: any(store.glob("train/*/checkpoint.safetensors")), driver, log)
     for _ in range(2):  # of three: the classifier's own, or the one that makes its samples, is among them
         lose_a_node()
     assert driver.wait(600) == 0, log.read_text()[-5000:]
     assert finished == {path: path.stat().st_mtime_ns for path in finished}, "a finished clip was made again"
-    assert len(list(clips.glob("*/*.safetensors"))) == 60
+    assert len(list(store.glob(CLIPS))) == 60
 
     assert start(tmp_path, "single", None).wait(600) == 0, (tmp_path / "single.log").read_text()[-5000:]
     assert metrics(tmp_path, "cluster") == metrics(tmp_path, "single")

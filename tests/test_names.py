@@ -7,8 +7,9 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from l2a_ray.errors import DatasetError, MissingPackageError, SettingError, StorageError
-from l2a_ray.pairs.names import EmbeddingSettings, embed_names, readable, unit_rows
+from l2a_ray.errors import DatasetError, MissingPackageError, SettingError
+from l2a_ray.pairs.names import embed_names, readable, unit_rows
+from l2a_ray.pairs.settings import EmbeddingSettings
 
 
 @pytest.mark.parametrize(
@@ -56,7 +57,7 @@ def test_a_name_of_unknown_words_is_refused(bad: float) -> None:
 
 def test_sent2vec_says_that_the_model_file_is_missing(tmp_path: Path) -> None:
     settings = EmbeddingSettings(kind="sent2vec", model=str(tmp_path / "wiki.bin"))
-    with pytest.raises(StorageError, match=r"wiki\.bin"):
+    with pytest.raises(SettingError, match=r"^model=.*wiki\.bin"):
         embed_names(["run"], settings)
 
 
@@ -72,9 +73,9 @@ def test_sent2vec_says_how_to_get_the_right_library(
 
 
 def test_impossible_settings_are_refused() -> None:
-    with pytest.raises(SettingError, match=r"match\.embedding\.model=None"):
+    with pytest.raises(SettingError, match=r"^model=None"):
         EmbeddingSettings(kind="sent2vec")
-    with pytest.raises(SettingError, match=r"match\.embedding\.model='a\.bin'"):
+    with pytest.raises(SettingError, match=r"^model='a\.bin'"):
         EmbeddingSettings(model="a.bin")
-    with pytest.raises(SettingError, match=r"match\.embedding\.kind='glove'"):
+    with pytest.raises(SettingError, match=r"^kind='glove'"):
         EmbeddingSettings(kind="glove")  # type: ignore[arg-type]

@@ -9,7 +9,7 @@ from torch import nn
 from torchvision.models import WeightsEnum, get_model, list_models
 
 from l2a_ray.classifier.network import MEAN, STD, Network, check_input, save_network
-from l2a_ray.classifier.settings import NETWORKS, NetworkSettings
+from l2a_ray.classifier.settings import NETWORKS, Name, NetworkSettings
 from l2a_ray.classifier.zoo import build_network, load_network
 from l2a_ray.errors import SettingError, StorageError
 
@@ -25,7 +25,7 @@ def normalised(clips_BTHWC: torch.Tensor) -> torch.Tensor:
 
 
 def test_the_list_of_networks_is_torchvisions() -> None:
-    assert list(NETWORKS[1:]) == list_models(module=torchvision.models.video)
+    assert list(NETWORKS[1:-1]) == list_models(module=torchvision.models.video)
 
 
 @pytest.mark.parametrize(("settings", "feature_size"), [(SMALL, 32), (NetworkSettings(name="r3d_18"), 512)])
@@ -43,7 +43,7 @@ def test_pixels_are_normalised_as_torchvision_does() -> None:
 
 
 @pytest.mark.parametrize(("name", "frames", "size"), [("r3d_18", 4, 32), ("s3d", 16, 224)])
-def test_torchvisions_weights_give_torchvisions_logits(tmp_path: Path, name: str, frames: int, size: int) -> None:
+def test_torchvisions_weights_give_torchvisions_logits(tmp_path: Path, name: Name, frames: int, size: int) -> None:
     theirs = get_model(name, weights=None, num_classes=3).eval()
     torch.save(theirs.state_dict(), tmp_path / "weights.pth")
     ours = build_network(NetworkSettings(name=name, weights=str(tmp_path / "weights.pth")), 3).eval()
@@ -76,10 +76,10 @@ def test_trained_model_is_loaded_strictly(tmp_path: Path) -> None:
         load_network(path, SMALL, 3)
 
 
-def refused(weights: str | Path, reason: str, name: str = "small3d") -> None:
+def refused(weights: str | Path, reason: str, name: Name = "small3d") -> None:
     with pytest.raises(SettingError, match=reason) as error:
         build_network(NetworkSettings(name=name, width=4, weights=str(weights)), 3)
-    assert error.value.field == "classifier.network.weights"
+    assert error.value.field == "weights"
 
 
 def test_unfit_weights_are_refused_with_advice(tmp_path: Path) -> None:
@@ -114,10 +114,49 @@ def test_files_are_found_from_another_working_directory(tmp_path: Path, monkeypa
     assert NetworkSettings(weights="DEFAULT").with_absolute_paths().weights == "DEFAULT"
 
 
+@pytest.mark.parametrize(
+    ("settings", "frames", "size"),
+    [
+        (SMALL, 4, 32),
+        (NetworkSettings(name="r3d_18"), 4, 32),
+        (NetworkSettings(name="swin3d_t"), 4, 32),
+        (NetworkSettings(name="s3d"), 16, 224),
+    ],
+)
+def test_mean_of_the_map_is_the_feature(settings: NetworkSettings, frames: int, size: int) -> None:
+    network = build_network(settings, 3).eval()
+    clip = clips(frames, size)[:1]
+    with torch.inference_mode():
+        features, pooled = network.features(clip), network.feature_map(clip)
+        assert pooled.dim() == 5 and pooled.shape[:2] == (1, network.feature_size) and pooled[0, 0].numel() > 1
+        torch.testing.assert_close(pooled.mean((2, 3, 4)), features, rtol=1e-4, atol=1e-5)
+        assert torch.equal(network.features(clip), features)  # the map leaves nothing behind
+
+
+def test_a_network_without_a_map_says_so() -> None:
+    network = build_network(NetworkSettings(name="mvit_v1_b"), 3)
+    with pytest.raises(SettingError, match=r"^name='MViT': pools no map .* Choose small3d"):
+        network.feature_map(clips(16, 224)[:1])
+
+
+def test_a_loaded_network_is_where_its_process_computes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_network(tmp_path / "model.safetensors", build_network(SMALL, 3))
+    monkeypatch.setattr("l2a_ray.classifier.zoo.best_device", lambda: torch.device("meta"))
+    network = load_network(tmp_path / "model.safetensors", SMALL, 3)
+    assert {tensor.device.type for tensor in (*network.parameters(), network.mean)} == {"meta"}
+    there = load_network(tmp_path / "model.safetensors", SMALL, 3, torch.device("cpu"))
+    assert {parameter.device.type for parameter in there.parameters()} == {"cpu"}
+
+
+def test_precision_is_a_setting() -> None:
+    assert build_network(SMALL, 3).autocast
+    assert not build_network(NetworkSettings(name="small3d", width=4, precision="float32"), 3).autocast
+
+
 def test_impossible_networks_are_refused() -> None:
-    with pytest.raises(SettingError, match=r"classifier\.network\.name='resnet': must be one of small3d, mc3_18"):
-        NetworkSettings(name="resnet")
-    with pytest.raises(SettingError, match=r"classifier\.network\.width=0"):
+    with pytest.raises(SettingError, match=r"^name='resnet': must be one of small3d, mc3_18"):
+        NetworkSettings(name="resnet")  # type: ignore[arg-type]
+    with pytest.raises(SettingError, match=r"^width=0"):
         NetworkSettings(name="small3d", width=0)
     with pytest.raises(SettingError, match=r"mvit_v2_s.* 4 frames of 32x32 pixels"):
         check_input(build_network(NetworkSettings(name="mvit_v2_s"), 3), "mvit_v2_s", 4, 32)

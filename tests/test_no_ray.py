@@ -32,6 +32,8 @@ import numpy as np
 import torch
 
 import envs.settings
+import l2a_ray.classifier.features
+import l2a_ray.classifier.methods
 import l2a_ray.classifier.zoo
 import l2a_ray.classifier.step
 import l2a_ray.prepare.store
@@ -39,7 +41,7 @@ import l2a_ray.composites.composite
 import l2a_ray.prepare.inpaint.fill
 import l2a_ray.pairs.match
 import l2a_ray.pairs.names
-import l2a_ray.composites.loader
+import l2a_ray.composites.schedule
 import l2a_ray.prepare.segment
 import l2a_ray.selector.file
 import l2a_ray.selector.network

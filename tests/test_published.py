@@ -2,6 +2,7 @@
 
 from collections import Counter
 from contextlib import nullcontext
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -9,17 +10,15 @@ import pandas as pd
 import pytest
 from test_catalog import groups, read, touch
 from test_decode import noise, write_video
-from test_report import make_store, make_whole
+from test_report import make_whole, numbers
 
 from l2a_ray.cli import main
 from l2a_ray.config.settings import Settings
 from l2a_ray.errors import DatasetError, SettingError
-from l2a_ray.outputs.report.tables import read_run, summarise
-from l2a_ray.pipeline.stages import prepare
-from l2a_ray.prepare import job as preparation
-from l2a_ray.prepare.job import PrepareSettings
-from l2a_ray.prepare.store import ClipStore
-from l2a_ray.videos.catalog import Catalog, DataSettings
+from l2a_ray.pipeline.commands import prepare
+from l2a_ray.prepare.segment import SegmentSettings
+from l2a_ray.prepare.store import INDEX_DTYPES
+from l2a_ray.videos.catalog import DataSettings, Video
 from l2a_ray.videos.published import SETS, ListedClip, find_clips, kinetics_id, list_files, read_list
 
 # Of VideoSSL's papers and repositories, and of the data sets' own pages.
@@ -222,10 +221,10 @@ def test_the_wrong_folder_is_told_so(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"layout": "kinetics100", "split": 2}, r"data\.split=2: must be 1 for kinetics100"),
+        ({"layout": "kinetics100", "split": 2}, r"^split=2: must be 1 for kinetics100"),
         (
             {"layout": "ucf101", "labelled_share": 0.3},
-            r"data\.labelled_share=0\.3: must be 0\.05, 0\.1, 0\.2, 0\.5, 1 for",
+            r"^labelled_share=0\.3: must be 0\.05, 0\.1, 0\.2, 0\.5, 1 for",
         ),
         ({"layout": "ucf101", "split": 2, "labelled_share": 0.5}, r"must be 1 for split 2 of ucf101"),
         ({"layout": "folder", "labelled_share": 0.5}, r"must be 1 for split 1 of folder"),
@@ -255,21 +254,19 @@ def test_prepare_names_what_is_missing_and_the_report_the_share(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lay_out(tmp_path / "videos", few("hmdb51", 2, 6))
-    store = make_store(tmp_path / "store")
 
-    def nothing(catalog: Catalog, settings: PrepareSettings, root: Path) -> ClipStore:
-        return store
+    def made(videos: list[Video], *_: object) -> tuple[dict[str, dict[str, object]], list[object]]:
+        return {video.id: dict.fromkeys(INDEX_DTYPES, 0) | asdict(video) for video in videos}, []
 
-    monkeypatch.setattr(preparation, "prepare", nothing)
-    monkeypatch.setattr("l2a_ray.runtime.session.ray_session", lambda wanted: nullcontext())
+    monkeypatch.setattr("l2a_ray.prepare.job._make", made)
+    monkeypatch.setattr("l2a_ray.runtime.session.ray_session", lambda *_: nullcontext())
     data = DataSettings(root=str(tmp_path / "videos"), layout="hmdb51")
-    prepare(Settings(name="a", runs=str(tmp_path), data=data))
-    missing = pd.read_parquet(tmp_path / "a/missing.parquet")
+    out = prepare(Settings(name="a", runs=str(tmp_path), data=data, segment=SegmentSettings(kind="motion")))
+    missing = pd.read_parquet(Path(str(out)) / "missing.parquet")
     assert list(missing.columns) == ["class_name", "name", "part"] and len(missing) == 5100 - 24
 
-    run = make_whole(tmp_path / "whole")
-    missing.head(3).to_parquet(run / "missing.parquet")
-    about = summarise(read_run(run), make_store(run / "prepare"))["data"]
+    run = replace(make_whole(tmp_path / "whole"), missing=missing.head(3))
+    about = numbers(run, tmp_path / "whole")["data"]
     assert (about["data/clips_prepared"], about["data/clips_failed"], about["data/clips_missing"]) == (6, 1, 3)
     assert about["data/share_there"] == 0.7
 

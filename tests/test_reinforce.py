@@ -1,15 +1,19 @@
 """REINFORCE: distribution, loss and update against plain PyTorch, a rule to be learnt, and a run that was stopped."""
 
 import os
+import pickle
 import signal
 import threading
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import numpy as np
 import pandas as pd
 import pytest
+import safetensors.numpy
 import torch
 from bandit import OBSERVATIONS, B, Bandit, F, L, initial, model_config, share_won
 from gymnasium import spaces
@@ -24,10 +28,9 @@ from ray.tune.registry import register_env
 from envs.pair_selection import EnvFiles
 from envs.settings import EnvSettings
 from l2a_ray.classifier.network import save_network
-from l2a_ray.classifier.settings import ClassifierSettings
 from l2a_ray.composites.composite import CompositeSettings
-from l2a_ray.errors import SettingError, StageError
-from l2a_ray.pairs.names import EmbeddingSettings
+from l2a_ray.errors import LeakError, SettingError, StageError, StorageError
+from l2a_ray.prepare.store import ClipStore
 from l2a_ray.selector.network import SelectorNetwork
 from l2a_ray.selector.rl import training
 from l2a_ray.selector.rl.distribution import IndependentBernoulli
@@ -35,6 +38,7 @@ from l2a_ray.selector.rl.exploration import exploration_penalty
 from l2a_ray.selector.rl.module import SelectorModule
 from l2a_ray.selector.rl.registry import build_config, configure
 from l2a_ray.selector.rl.reinforce import ReinforceConfig, reinforce_loss
+from l2a_ray.selector.rl.runner import SelectionRunner
 from l2a_ray.selector.rl.settings import SelectorSettings
 
 # RLlib warns of its own use of deprecated settings, and that a second algorithm replaces the first one's environment.
@@ -133,12 +137,20 @@ def test_updates_equal_plain_pytorch(session: None, gamma: float) -> None:
             (-(log_prob * returns).mean()).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             algorithm.learner_group.update(episodes=episodes, timesteps={"num_env_steps_sampled_lifetime": STEPS})
-        learnt, start = training._policy(algorithm), initial().state_dict()
+        learnt, start = training.policy_weights(algorithm), initial().state_dict()
         for name, value in plain.state_dict().items():
             torch.testing.assert_close(learnt[name], value, atol=1e-6, rtol=0)
         assert (learnt["last.weight"] - start["last.weight"]).abs().min() > 1e-3
     finally:
         algorithm.stop()
+
+
+@pytest.mark.ray
+def test_a_second_selector_in_a_process_warns_of_nothing(session: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gymnasium.logger, "min_level", gymnasium.logger.WARN)
+    warnings.filterwarnings("error", ".*Overriding environment")  # pytest takes it back after the test
+    for _ in range(2):
+        config().env_runners(env_runner_cls=SelectionRunner, num_envs_per_env_runner=1).build_algo().stop()
 
 
 def by_hand(rewards: Any, gamma: float) -> NDArray[np.float64]:
@@ -152,7 +164,7 @@ def test_hidden_rule_is_learnt_and_its_opposite_from_opposite_rewards(session: N
     algorithm = config(sign, lr=0.01, updates_per_iteration=UPDATES).build_algo()
     try:
         algorithm.train()
-        assert share_won(training._policy(algorithm), sign) >= 0.9
+        assert share_won(training.policy_weights(algorithm), sign) >= 0.9
     finally:
         algorithm.stop()
 
@@ -160,21 +172,15 @@ def test_hidden_rule_is_learnt_and_its_opposite_from_opposite_rewards(session: N
 @pytest.mark.ray
 def test_stopped_and_resumed_training_equals_one_that_never_stopped(session: None, tmp_path: Path) -> None:
     torch.set_num_threads(1)
-    settings = training.SelectorTraining(
-        selector=SelectorSettings(
-            steps=8, steps_per_update=1, steps_per_iteration=2, checkpoint_every=2, hidden=(8,), learning_rate=0.01
-        ),
-        env=EnvSettings(pairs=4, steps=2, learning_rate=1.0),
-        classifier=ClassifierSettings(network=NETWORK, crop=CROP),
-        composite=CompositeSettings(),
-        embedding=EmbeddingSettings(),
-        seed=3,
+    settings = SelectorSettings(
+        steps=8, steps_per_update=1, steps_per_iteration=2, checkpoint_every=2, hidden=(8,), learning_rate=0.01
     )
-    files = selection_files(tmp_path, settings)
+    env = EnvSettings(pairs=4, steps=2, learning_rate=1.0)
+    files = selection_files(tmp_path, env)
     once, history = learn(settings, files, tmp_path / "checkpoints")
-    assert (tmp_path / "checkpoints" / "checkpoint.tar").is_file(), "of the first two iterations"
+    assert (tmp_path / "checkpoints" / "checkpoint.safetensors").is_file(), "of the first two iterations"
     resumed, history_resumed = learn(settings, files, tmp_path / "checkpoints")
-    other, _ = learn(replace(settings, seed=4), files, tmp_path / "elsewhere")
+    other, _ = learn(settings, files, tmp_path / "elsewhere", seed=4)
     assert (once["last.weight"] - other["last.weight"]).abs().max() > 1e-4
     for name, value in once.items():
         torch.testing.assert_close(resumed[name], value, atol=1e-6, rtol=0)
@@ -184,17 +190,92 @@ def test_stopped_and_resumed_training_equals_one_that_never_stopped(session: Non
 
 
 @pytest.mark.ray
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"num_epochs": 2, "kl_coeff": 0.5, "kl_target": 1e-9, "entropy_coeff": [[0, 0.1], [8, 0.0]]}],
+    ids=["REINFORCE", "PPO"],
+)
+def test_a_checkpoint_holds_all_that_an_iteration_owes_to_the_ones_before(
+    session: None, tmp_path: Path, options: dict[str, Any]
+) -> None:
+    torch.set_num_threads(1)
+    settings = SelectorSettings(
+        algorithm="PPO" if options else "REINFORCE",
+        options=options,
+        steps=12,
+        steps_per_update=2,
+        steps_per_iteration=4,
+        checkpoint_every=2,
+        hidden=(8,),
+        learning_rate=0.01,
+    )
+    files = selection_files(tmp_path, EnvSettings(pairs=4, steps=2, learning_rate=1.0))
+    once, history = learn(settings, files, tmp_path / "checkpoints")
+    saved = safetensors.numpy.load_file(tmp_path / "checkpoints" / "checkpoint.safetensors")
+    assert {name.partition(".")[0] for name in saved} == {"module", "adam", "history"}
+    resumed, history_resumed = learn(settings, files, tmp_path / "checkpoints")
+    assert all(torch.equal(resumed[name], value) for name, value in once.items())
+    told = [name for name in history.columns.astype(str) if not name.startswith("seconds")]
+    pd.testing.assert_frame_equal(history_resumed[told], history[told], check_exact=True)
+
+
+@pytest.mark.ray
+def test_a_foreign_checkpoint_is_refused_and_nothing_in_it_is_run(session: None, tmp_path: Path) -> None:
+    class Malicious:
+        def __reduce__(self) -> tuple[Any, tuple[Path]]:
+            return Path.touch, (tmp_path / "run",)
+
+    settings = SelectorSettings(steps=4, steps_per_update=2, steps_per_iteration=4, hidden=(8,))
+    files = selection_files(tmp_path, EnvSettings(pairs=4, steps=2, learning_rate=1.0))
+    for content, reason in (
+        (pickle.dumps(Malicious()), "damaged or of another Selector"),
+        (safetensors.numpy.save({"module.policy.first.bias": np.zeros(3, np.float32)}), "damaged or of another"),
+    ):
+        (tmp_path / "checkpoint.safetensors").write_bytes(content)
+        (tmp_path / "checkpoint.tar").write_bytes(content)
+        with pytest.raises(StorageError, match=reason):
+            learn(settings, files, tmp_path)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize(
+    ("algorithm", "runners"),
+    [("REINFORCE", 0), ("REINFORCE", 1), ("PPO", 1), pytest.param("IMPALA", 1, marks=pytest.mark.slow),
+     pytest.param("APPO", 1, marks=pytest.mark.slow)],
+)  # fmt: skip
+def test_a_damaged_clip_ends_training_with_its_own_error(
+    session: None, tmp_path: Path, algorithm: Any, runners: int
+) -> None:
+    settings = SelectorSettings(
+        algorithm=algorithm, steps=16, steps_per_update=4, steps_per_iteration=8, hidden=(8,), env_runners=runners
+    )
+    files = selection_files(tmp_path, EnvSettings(pairs=8, steps=4, learning_rate=1.0))
+    store = ClipStore(files.store)
+    damaged = store.path(str(store.rows("train")["id"].iloc[0]))
+    damaged.write_bytes(damaged.read_bytes()[:100])
+    with pytest.raises(StorageError, match=f"{damaged.name}.*Run `l2a prepare --refresh`"):
+        learn(settings, files, tmp_path / "out")
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("runners", [0, 1])
+def test_an_environment_that_cannot_be_built_says_why(session: None, tmp_path: Path, runners: int) -> None:
+    files = selection_files(tmp_path, EnvSettings(pairs=4, steps=2, learning_rate=1.0))
+    pairs = pd.read_parquet(files.pairs)
+    pairs.loc[0, "foreground"] = leaked = ClipStore(files.store).rows("test")["id"].iloc[0]
+    pairs.to_parquet(files.pairs)
+    settings = SelectorSettings(steps=4, steps_per_update=2, steps_per_iteration=4, hidden=(8,), env_runners=runners)
+    with pytest.raises(LeakError, match=leaked):
+        learn(settings, files, tmp_path / "out")
+
+
+@pytest.mark.ray
 def test_a_killed_env_runner_costs_its_episode_and_nothing_else(
     session: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = training.SelectorTraining(
-        selector=SelectorSettings(steps=48, steps_per_update=2, steps_per_iteration=8, hidden=(8,), env_runners=2),
-        env=EnvSettings(pairs=4, steps=4, learning_rate=1.0),
-        classifier=ClassifierSettings(network=NETWORK, crop=CROP),
-        composite=CompositeSettings(),
-        embedding=EmbeddingSettings(),
-        seed=3,
-    )
+    settings = SelectorSettings(steps=48, steps_per_update=2, steps_per_iteration=8, hidden=(8,), env_runners=2)
+    env = EnvSettings(pairs=4, steps=4, learning_rate=1.0)
     real = training.sample_and_learn
 
     def killing(algorithm: Algorithm, seed: int, iteration: int) -> list[dict[str, float]]:
@@ -205,7 +286,7 @@ def test_a_killed_env_runner_costs_its_episode_and_nothing_else(
         return real(algorithm, seed, iteration)
 
     monkeypatch.setattr(training, "sample_and_learn", killing)
-    _, history = learn(settings, selection_files(tmp_path, settings), tmp_path / "checkpoints")
+    _, history = learn(settings, selection_files(tmp_path, env), tmp_path / "checkpoints")
     assert len(history) >= 2 * 48 and history["step"].tolist() == list(range(len(history)))
     sizes = history.groupby("iteration").size()
     assert sizes[0] == 16 and sizes.min() < 16, "an iteration must have lost steps, or nothing was killed in it"
@@ -214,21 +295,15 @@ def test_a_killed_env_runner_costs_its_episode_and_nothing_else(
 
 @pytest.mark.ray
 def test_a_learning_rate_that_diverges_stops_training_and_says_where(session: None, tmp_path: Path) -> None:
-    settings = training.SelectorTraining(
-        selector=SelectorSettings(
-            steps=8, steps_per_update=2, steps_per_iteration=4, checkpoint_every=1, hidden=(8,), learning_rate=1e36
-        ),
-        env=EnvSettings(pairs=4, steps=2, learning_rate=1.0),
-        classifier=ClassifierSettings(network=NETWORK, crop=CROP),
-        composite=CompositeSettings(),
-        embedding=EmbeddingSettings(),
-        seed=3,
+    settings = SelectorSettings(
+        steps=8, steps_per_update=2, steps_per_iteration=4, checkpoint_every=1, hidden=(8,), learning_rate=1e36
     )
-    with pytest.raises(SettingError, match=r"selector\.learning_rate=1e\+36.*between the steps 0 and 4"):
-        learn(settings, selection_files(tmp_path, settings), tmp_path / "checkpoints")
+    env = EnvSettings(pairs=4, steps=2, learning_rate=1.0)
+    with pytest.raises(SettingError, match=r"^learning_rate=1e\+36.*between the steps 0 and 4"):
+        learn(settings, selection_files(tmp_path, env), tmp_path / "checkpoints")
 
 
-def selection_files(folder: Path, settings: training.SelectorTraining) -> EnvFiles:
+def selection_files(folder: Path, env: EnvSettings) -> EnvFiles:
     problem = small_problem(folder / "store")
     problem.vectors.save(folder / "vectors.safetensors")
     save_network(folder / "warm.safetensors", small_network())
@@ -240,42 +315,36 @@ def selection_files(folder: Path, settings: training.SelectorTraining) -> EnvFil
         vectors=str(folder / "vectors.safetensors"),
         warm_start=str(folder / "warm.safetensors"),
         network=NETWORK,
-        composite=settings.composite,
+        composite=CompositeSettings(),
         crop=CROP,
-        settings=settings.env,
+        settings=env,
         seed=0,
     )
 
 
 def learn(
-    settings: training.SelectorTraining, files: EnvFiles, out: Path
+    settings: SelectorSettings, files: EnvFiles, out: Path, seed: int = 3
 ) -> tuple[dict[str, torch.Tensor], pd.DataFrame]:
     torch.manual_seed(0)
-    return training.learn(SelectorNetwork(5, 3, settings.selector.hidden), files, settings, out)
+    return training.learn(SelectorNetwork(5, 3, settings.hidden), files, settings, out, seed=seed)
 
 
-@pytest.mark.slow
+@pytest.mark.ray
 def test_a_killed_learner_costs_the_steps_since_the_last_checkpoint(
     session: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = training.SelectorTraining(
-        selector=SelectorSettings(
-            steps=24,
-            steps_per_update=2,
-            steps_per_iteration=4,
-            checkpoint_every=2,
-            hidden=(8,),
-            learning_rate=0.01,
-            learners=1,
-        ),
-        env=EnvSettings(pairs=4, steps=2, learning_rate=1.0),
-        classifier=ClassifierSettings(network=NETWORK, crop=CROP),
-        composite=CompositeSettings(),
-        embedding=EmbeddingSettings(),
-        seed=3,
+    settings = SelectorSettings(
+        steps=24,
+        steps_per_update=2,
+        steps_per_iteration=4,
+        checkpoint_every=2,
+        hidden=(8,),
+        learning_rate=0.01,
+        learners=1,
     )
-    files = selection_files(tmp_path, settings)
-    in_the_driver = replace(settings, selector=replace(settings.selector, learners=0))
+    env = EnvSettings(pairs=4, steps=2, learning_rate=1.0)
+    files = selection_files(tmp_path, env)
+    in_the_driver = replace(settings, learners=0)
     undisturbed, history = learn(in_the_driver, files, tmp_path / "undisturbed")
     real, begun = training.sample_and_learn, list[int]()
 
@@ -298,19 +367,19 @@ def test_a_killed_learner_costs_the_steps_since_the_last_checkpoint(
         begun.append(-1)
         raise RayActorError(error_msg="it died\nof something")
 
-    monkeypatch.setattr(training, "_learn", dying)
-    few = replace(in_the_driver, selector=replace(in_the_driver.selector, max_failures=2))
+    monkeypatch.setattr(training, "run_iterations", dying)
+    few = replace(in_the_driver, max_failures=2)
     with pytest.raises(StageError, match=r"gave up after 2 restarts: it died The same .* selector\.max_failures"):
         learn(few, files, tmp_path / "given_up")
     assert begun.count(-1) == 3
 
 
 def test_unknown_algorithms_and_options_are_refused() -> None:
-    with pytest.raises(SettingError, match=r"selector\.algorithm='DQN'.*REINFORCE, PPO, APPO, IMPALA, which"):
-        SelectorSettings(algorithm="DQN")
-    with pytest.raises(SettingError, match=r"selector\.options.*PPO does not take them.*'clip'"):
+    with pytest.raises(SettingError, match=r"algorithm='DQN'.*REINFORCE, PPO, APPO, IMPALA"):
+        SelectorSettings(algorithm="DQN")  # type: ignore[arg-type]
+    with pytest.raises(SettingError, match=r"options.*PPO does not take them.*'clip'"):
         configure(SelectorSettings(algorithm="PPO", options={"clip": 0.2}), "bandit", {}, model_config(), 0)
-    with pytest.raises(SettingError, match=r"selector\.env_runners=0.*IMPALA"):
+    with pytest.raises(SettingError, match=r"^env_runners=0.*IMPALA"):
         SelectorSettings(algorithm="IMPALA")
 
 
@@ -318,6 +387,7 @@ def test_exploration_penalty_by_hand() -> None:
     logits = torch.tensor([[8.0, 8.0, 8.0, 8.0], [0.0, 0.0, 0.0, 0.0], [-8.0, -8.0, -8.0, -8.0]])
     omega = torch.tensor(8.0).sigmoid().item()
     assert exploration_penalty(logits).item() == pytest.approx(2 * (omega - 0.9) / 3 / 4, abs=1e-6)
+    assert exploration_penalty(logits, 0.6, 1.0).item() == pytest.approx((0.1 + omega - 0.4) / 3 / 4, abs=1e-6)
 
 
 def test_returns_over_cut_episodes_are_refused() -> None:
@@ -325,5 +395,5 @@ def test_returns_over_cut_episodes_are_refused() -> None:
     env = EnvSettings(steps=3)
     files = EnvFiles(**nowhere, network=NETWORK, composite=CompositeSettings(), crop=CROP, settings=env, seed=0)
     settings = SelectorSettings(discount=0.5, steps=20, steps_per_iteration=20, steps_per_update=4)
-    with pytest.raises(SettingError, match=r"selector\.discount=0\.5.*multiple of env\.steps=3"):
+    with pytest.raises(SettingError, match=r"discount=0\.5.*multiple of env\.steps=3"):
         build_config(settings, files, model_config(), 0)

@@ -1,25 +1,38 @@
 import json
 import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pandas as pd
 import pytest
+from finished import MADE_BY, record
 
 from l2a_ray.composites.composite import CompositeSettings
-from l2a_ray.errors import StageError
+from l2a_ray.config.arms import OTHER_COLOURS, SHIPPED, Arm
 from l2a_ray.outputs.report import write_report
 from l2a_ray.outputs.report.page import verdict
 from l2a_ray.outputs.report.sheets import draw_sheet
-from l2a_ray.outputs.report.tables import Json, compare, read_run, spread, summarise
-from l2a_ray.outputs.report.truth import auc, auc_by_class, mark_wrong
+from l2a_ray.outputs.report.tables import Json, RunTables, Selection, compare, mean_of, spread, summarise
+from l2a_ray.outputs.report.truth import auc, auc_by_class
+from l2a_ray.pairs.truth import mark_wrong, read_truth
 from l2a_ray.prepare.segment.base import Planes
-from l2a_ray.prepare.store import FAILED_COLUMNS, INDEX_DTYPES, ClipStore, StoredClip, write_clip, write_index
+from l2a_ray.prepare.store import (
+    FAILED_COLUMNS,
+    INDEX_DTYPES,
+    ClipStore,
+    StoredClip,
+    clip_path,
+    write_clip,
+    write_index,
+)
 
 CLASSES = ("jump", "wave $x$ & <b>", "run")
 ODD = 'a"<b>.mp4'
-QUESTION = "Does the Selector find the bad clips?"
+QUESTION = "Do the scores find the bad clips?"
 TOP1 = {"real": [0.2, 0.3, 0.4], "random": [0.3, 0.4, 0.5], "selected": [0.51, 0.6, 0.72]}
 
 
@@ -35,97 +48,124 @@ def make_store(root: Path, failures: bool = True) -> ClipStore:
         frames_THWC = np.where(masks_THW[..., None], np.uint8(250), background_THWC)
         planes = Planes(masks_THW, masks_THW, masks_THW, masks_THW)
         clip = StoredClip(frames_THWC=frames_THWC, background_THWC=background_THWC, planes=planes)
-        write_clip(root / "data", clip_id, clip, {"kept": "yes"})
+        write_clip(clip_path(root / "clips", clip_id, "0"), clip, {"kept": "yes"})
         where = (height, width, float(masks_THW.mean()), float(masks_THW.mean()), "")
         split = ("train", "val", "test")[n // 2]
         path = str(root.absolute().parent / "<videos>" / f"{n}.mp4")
         rows.append((clip_id, path, CLASSES[n % 3], n % 3, split, str(n), 30, 25.0, *where, "0", 1, 1))
     index = pd.DataFrame(rows, columns=list(INDEX_DTYPES)).astype(INDEX_DTYPES)
     failed = [("ffclip", ODD, "jump", 0, "train", "no video stream", "Convert it anew", 0, 0)] if failures else []
-    write_index(root, "data", CLASSES, index, pd.DataFrame(failed, columns=list(FAILED_COLUMNS)))
+    write_index(root, root / "clips", CLASSES, index, pd.DataFrame(failed, columns=list(FAILED_COLUMNS)))
     return ClipStore(root)
 
 
-def make_results(run: Path, top1: dict[str, list[float]]) -> None:
-    """Evaluate and train folders of some arms; every run predicts its last test clip wrong."""
-    results, predictions = [], []
+def tables(name: str = "run", arms: Mapping[str, Arm] = SHIPPED, **parts: Any) -> RunTables:
+    """What a run of which nothing but the clips is there has come to; ``parts`` are there too."""
+    stages = ("neighbours", "left_out", "history", "curves", "results", "predictions", "truth", "missing")
+    nothing: dict[str, Any] = dict.fromkeys(stages)
+    nothing |= {"selections": [], "config": "", "made": [], "notes": []}
+    return RunTables(name=name, arms=arms, **(nothing | parts))
+
+
+def evaluated(top1: Mapping[str, Sequence[float]]) -> dict[str, Any]:
+    """Training curves and results of some arms; every classifier predicts its last test clip wrong."""
+    results, predictions, curves = [], [], []
     for arm, values in top1.items():
         for seed, value in enumerate(values):
             results.append((arm, seed, value, min(1.0, value + 0.2), 1.5 - value, 2))
             predictions += [(arm, seed, "04clip", 1, 1, 0.9), (arm, seed, "05clip", 2, 0, 0.6)]
-            history = pd.DataFrame({"epoch": [0, 1], "step": [10, 20], "loss": [1.1, 0.7 - value / 2]})
-            write(
-                history.assign(learning_rate=0.1, clips_per_s=50.0 + seed, wait_share=0.1),
-                run,
-                f"train/{arm}-{seed}/history",
-            )
-    write(pd.DataFrame(results, columns=["arm", "seed", "top1", "top5", "loss", "clips"]), run, "evaluate/metrics")
-    columns = ["arm", "seed", "id", "label", "predicted", "probability"]
-    write(pd.DataFrame(predictions, columns=columns), run, "evaluate/predictions")
+            for epoch in (0, 1):
+                curves.append((arm, seed, epoch, 10 * epoch, 1.1 - epoch * value, 0.1, 50.0 + seed, 0.1))
+    columns = ["arm", "seed", "epoch", "step", "loss", "learning_rate", "clips_per_s", "wait_share"]
+    return {
+        "curves": pd.DataFrame(curves, columns=columns),
+        "results": pd.DataFrame(results, columns=["arm", "seed", "top1", "top5", "loss", "clips"]),
+        "predictions": pd.DataFrame(predictions, columns=["arm", "seed", "id", "label", "predicted", "probability"]),
+    }
 
 
-def make_selection(run: Path) -> None:
-    """The match, train-selector and select folders."""
-    neighbours = pd.DataFrame({"class_name": ["run", "jump"], "neighbour": ["jump", "run"], "similarity": [0.5, 0.5]})
-    write(neighbours, run, "match/neighbours")
+def history(seed: int) -> pd.DataFrame:
+    """Of a Selector's training; its rewards rise, and are higher the higher the seed."""
     step = np.arange(20)
-    history = pd.DataFrame({"step": step, "iteration": step // 10, "reward": step / 100 - 0.1, "baseline": 1.0})
-    history = history.assign(val_loss=1.1 - step / 100, val_accuracy=0.5, num_selected=8, num_pairs=16, mean_omega=0.5)
-    history = history.assign(seconds_composite=0.1, seconds_train=0.2, seconds_validate=0.1, env_runners_lost=0)
-    write(history, run, "train-selector/history")
-    pairs = pd.DataFrame({"background": ["01clip", "02clip"], "background_label": [1, 2]})
-    for name, front, scores in (
-        ("selected", (0, 1), [0.9, 0.8]),
-        ("random", (0, 3), [0.6, 0.4]),
-        ("worst", (3, 1), [0.2, 0.1]),
-    ):
-        pairs = pairs.assign(foreground=[f"{n:02x}clip" for n in front], foreground_label=[n % 3 for n in front])
-        write(pairs.assign(score=np.array(scores, np.float32)), run, f"select/{name}")
+    about = pd.DataFrame({"step": step, "iteration": step // 10, "reward": step / 100 - 0.1 + seed, "baseline": 1.0})
+    about = about.assign(val_loss=1.1 - step / 100, val_accuracy=0.5, num_selected=8, num_pairs=16, mean_omega=0.5)
+    about = about.assign(seconds_composite=0.1, seconds_train=0.2, seconds_validate=0.1, env_runners_lost=0)
+    return about.assign(seed=seed)
+
+
+def pairs(front: tuple[int, int], scores: list[float] | None = None) -> pd.DataFrame:
+    """Two pairs of clips."""
+    table = pd.DataFrame({"foreground": [f"{n:02x}clip" for n in front], "foreground_label": [n % 3 for n in front]})
+    table = table.assign(background=["01clip", "02clip"], background_label=[1, 2])
+    return table if scores is None else table.assign(score=np.array(scores, np.float32))
+
+
+def scored_pairs(arm: str = "selected", seed: int = 0, threshold: float = 0.8) -> Selection:
+    """What a Selector has left of a repetition: of the clips, number 3 scores lowest."""
     left = np.arange(50) / 50
-    write(pd.DataFrame({"left": left, "right": left + 0.02, "count": np.arange(50)}), run, "select/histogram")
-    (run / "select/summary.json").write_text(json.dumps({"candidates": 16, "budget": 2, "threshold": 0.8}))
+    return Selection(
+        arm=arm,
+        seed=seed,
+        pairs=pairs((0, 1), [0.9, 0.8]),
+        sample=pairs((0, 3), [0.6, 0.4]),
+        worst=pairs((3, 1), [0.2, 0.1]),
+        histogram=pd.DataFrame({"left": left, "right": left + 0.02, "count": np.arange(50)}),
+        summary={"candidates": 16, "budget": 2, "threshold": threshold},
+    )
 
 
-def write(table: pd.DataFrame, run: Path, name: str) -> None:
-    path = run / f"{name}.parquet"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    table.to_parquet(path)
+def drawn_pairs(arm: str = "random", seed: int = 0) -> Selection:
+    return Selection(arm=arm, seed=seed, pairs=pairs((0, 3)))
 
 
-def make_truth(run: Path) -> None:
+def chosen() -> dict[str, Any]:
+    """What `match`, `train-selector`, `draw` and `select` have left, of one repetition."""
+    neighbours = pd.DataFrame({"class_name": ["run", "jump"], "neighbour": ["jump", "run"], "similarity": [0.5, 0.5]})
+    left_out = pd.DataFrame(columns=["class_name", "role", "reason"])
+    selections = [drawn_pairs(), scored_pairs()]
+    return {"neighbours": neighbours, "left_out": left_out, "history": history(0), "selections": selections}
+
+
+def make_truth(root: Path) -> pd.DataFrame | None:
     """Clip 3 has a wrong label; what is said of the test split is not to be read."""
     rows = [("0.mp4", "train", ""), ("1.mp4", "train", "lost"), ("3.mp4", "train", "wrong_label")]
     rows.append(("1.mp4", "test", "wrong_label"))
-    write(pd.DataFrame(rows, columns=["path", "split", "bad"]), run, "<videos>/truth")
-    (run / "config.yaml").write_text(f"composite:\n  alpha: 2.0\ndata:\n  root: {run.absolute()}/<videos>\n")
+    path = root / "<videos>/truth.parquet"
+    path.parent.mkdir(parents=True)
+    pd.DataFrame(rows, columns=["path", "split", "bad"]).to_parquet(path)
+    return read_truth(str(path.parent))
 
 
-def make_whole(run: Path) -> Path:
-    make_selection(run)
-    make_results(run, TOP1)
-    make_truth(run)
-    (run / "environment.json").write_text(json.dumps({"commit": "abc123", "versions": {"ray": "2.60.0"}}))
-    (run / "notes.json").write_text(json.dumps(["split 2 shares a <source> video"]))
-    return run
+def make_whole(root: Path) -> RunTables:
+    """A run with all stages; its clips are those of ``make_store(root / "prepare")``."""
+    made = [record("prepare"), record("match-0", code="c0de", commit=None)]
+    notes = ["split 2 shares a <source> video"]
+    parts: dict[str, Any] = {
+        "config": "data:\n  root: /<videos>\n",
+        "made": made,
+        "notes": notes,
+        "truth": make_truth(root),
+    }
+    return tables("run <1>", **chosen(), **evaluated(TOP1), **parts)
 
 
-def report(run: Path) -> tuple[Json, str]:
-    metrics = write_report(run, make_store(run / "prepare"), run / "report")
-    assert json.loads((run / "report/metrics.json").read_text()) == metrics
-    return metrics, (run / "report/index.html").read_text()
+def report(run: RunTables, root: Path) -> tuple[Json, str]:
+    metrics = write_report(run, make_store(root / "prepare"), CompositeSettings(alpha=2.0), root / "report")
+    assert json.loads((root / "report/metrics.json").read_text()) == metrics
+    return metrics, (root / "report/index.html").read_text()
 
 
-def numbers(run: Path) -> Json:
-    return summarise(read_run(run), make_store(run / "prepare"))
+def numbers(run: RunTables, root: Path) -> Json:
+    return summarise(run, make_store(root / "prepare"))
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Json, str]:
     """A run with all stages, reported once: its folder, metrics and page. Tests only read it."""
-    run = make_whole(tmp_path_factory.mktemp("whole") / "run <1>")
-    (run / "report/plots").mkdir(parents=True)
-    (run / "report/plots/of_an_older_report.png").touch()
-    return run, *report(run)
+    root = tmp_path_factory.mktemp("whole")
+    (root / "report/plots").mkdir(parents=True)
+    (root / "report/plots/of_an_older_report.png").touch()
+    return root, *report(make_whole(root), root)
 
 
 def test_spread_is_what_one_gets_by_hand() -> None:
@@ -145,12 +185,13 @@ def test_comparison_pairs_the_seeds() -> None:
     """Each arm varies far more over seeds than the difference does, so seed by seed the lead becomes clear."""
     columns = ["arm", "seed", "top1"]
     rows = [("real", 0, 0.2), ("real", 1, 0.6), ("random", 0, 0.25), ("random", 1, 0.66)]
-    about = compare(pd.DataFrame(rows, columns=columns))
+    order = ["real", "random"]
+    about = compare(pd.DataFrame(rows, columns=columns), order)
     assert about is not None and about["best"] == "random"
     assert about["against"]["real"]["mean"] == pytest.approx(0.055)
     assert not about["against"]["real"]["clear"]  # 12.706 * 0.00707 / sqrt(2) = 0.0635 > 0.055
     assert about["against"]["real"]["interval95"] == pytest.approx(0.063531, rel=1e-4)
-    about = compare(pd.DataFrame([*rows, ("real", 2, 0.4), ("random", 2, 0.452)], columns=columns))
+    about = compare(pd.DataFrame([*rows, ("real", 2, 0.4), ("random", 2, 0.452)], columns=columns), order)
     assert about is not None and about["against"]["real"]["clear"]
 
 
@@ -224,7 +265,6 @@ def test_a_lost_actor_and_the_background_are_no_wrong_label() -> None:
 
 @pytest.mark.parametrize("truth", [None, b"PAR1 not really", "other columns", "no wrong label"])
 def test_without_truth_there_is_no_section(tmp_path: Path, truth: bytes | str | None) -> None:
-    make_selection(tmp_path)
     make_truth(tmp_path)
     path = tmp_path / "<videos>/truth.parquet"
     if truth is None:
@@ -234,19 +274,166 @@ def test_without_truth_there_is_no_section(tmp_path: Path, truth: bytes | str | 
     else:
         table = pd.read_parquet(path)
         table = table[["path"]] if truth == "other columns" else table[table["bad"] != "wrong_label"]
-        write(table, tmp_path, "<videos>/truth")
-    metrics, page = report(tmp_path)
+        table.to_parquet(path)
+    metrics, page = report(tables(**chosen(), truth=read_truth(str(path.parent))), tmp_path)
     assert metrics["truth"] == {} and QUESTION not in page and "wrong_labels" not in page
 
 
 def test_clocks_are_kept_apart(tmp_path: Path) -> None:
-    make_selection(tmp_path)
-    first = numbers(tmp_path)
-    history = pd.read_parquet(tmp_path / "train-selector/history.parquet")
-    write(history.assign(seconds_train=9.0), tmp_path, "train-selector/history")
-    second = numbers(tmp_path)
+    parts = chosen()
+    first = numbers(tables(**parts), tmp_path)
+    second = numbers(tables(**parts | {"history": parts["history"].assign(seconds_train=9.0)}), tmp_path)
     assert first.pop("timing") != second.pop("timing")
     assert first == second
+
+
+# --- several repetitions
+
+
+def test_what_each_seed_has_is_told_as_the_mean(tmp_path: Path) -> None:
+    selections = [scored_pairs(seed=0, threshold=0.8), scored_pairs(seed=5, threshold=0.4)]
+    selections[1] = replace(selections[1], sample=pairs((0, 3), [0.3, 0.5]), pairs=pairs((3, 3), [0.7, 0.6]))
+    histories = pd.concat([history(0), history(5).assign(env_runners_lost=3)], ignore_index=True)
+    run = tables(selections=selections, history=histories, truth=make_truth(tmp_path))
+    metrics, page = report(run, tmp_path)
+    assert metrics["select"]["select/threshold"] == pytest.approx(0.6)
+    assert metrics["select"]["select/mean_score_selected"] == pytest.approx((0.85 + 0.65) / 2)
+    assert metrics["select"]["select/mean_score_random"] == pytest.approx((0.5 + 0.4) / 2)
+    assert metrics["select"]["select/candidates"] == 16, "equal values stay whole numbers"
+    assert metrics["selector"]["selector/reward_last"] == pytest.approx((0.085 + 5.085) / 2)
+    assert metrics["selector"]["selector/steps"] == 20 and metrics["selector"]["selector/env_runners_lost"] == 1.5
+    assert metrics["truth"]["selector/auc_wrong_label"] == pytest.approx((1.0 + 0.0) / 2)
+    assert metrics["truth"]["select/share_wrong_label_selected"] == pytest.approx((0.0 + 1.0) / 2)
+    assert metrics["timing"]["selector/seconds_train"] == pytest.approx(2 * 20 * 0.2), "time is added up"
+    assert "<dt>threshold</dt><dd>0.600</dd>" in page and "All candidate pairs by score, seed 0;" in page
+
+
+def test_means_are_of_each_number() -> None:
+    rows = [{"a": 1, "b": {"x": 0.5, "y": None}}, {"a": 1, "b": {"x": 1.0, "y": None}}]
+    assert mean_of(rows) == {"a": 1, "b": {"x": 0.75, "y": None}}
+    assert mean_of([]) == {} and mean_of(rows[:1]) == rows[0]
+
+
+def test_seeds_that_one_arm_lacks_are_left_out_of_the_comparison(tmp_path: Path) -> None:
+    results = evaluated({"real": [0.2, 0.6, 0.9], "random": [0.3, 0.8]})
+    metrics = numbers(tables(**results), tmp_path)
+    # Their means are 0.567 and 0.55: real is the best, and by the seeds that both have it is not.
+    assert metrics["comparison"]["best"] == "real"
+    lead = metrics["comparison"]["against"]["random"]
+    assert lead["values"] == pytest.approx({"0": -0.1, "1": -0.2}) and not lead["clear"]
+
+
+# --- arms
+
+
+ARMS = {
+    "zeta": Arm(pairs="agreement", label="by <agreement>"),
+    "my-own.2": Arm(pairs="random", colour="#009E73"),
+    "selected": SHIPPED["selected"],
+    "alpha": Arm(pairs="none"),
+}
+
+
+def test_arms_of_any_name_stand_in_the_order_given(tmp_path: Path) -> None:
+    top1 = {"alpha": [0.2, 0.1], "my-own.2": [0.5, 0.6], "selected": [0.5, 0.6], "zeta": [0.1, 0.3]}
+    selections = [scored_pairs("zeta"), drawn_pairs("my-own.2"), scored_pairs("selected", threshold=0.7)]
+    run = tables(arms=ARMS, selections=selections, truth=make_truth(tmp_path), **evaluated(top1))
+    metrics, page = report(run, tmp_path)
+    assert list(metrics["arms"]) == list(ARMS)
+    assert metrics["comparison"]["best"] == "my-own.2", "of equal ones the first"
+    assert list(metrics["comparison"]["against"]) == ["zeta", "selected", "alpha"]
+    words = re.search(r'class="verdict">(.*?)</p>', page)
+    assert words is not None and words[1].startswith("Best is my-own.2: top-1 55.0 % over 2 seeds, ")
+    assert re.findall(r"points above ([\w.-]*\w)", words[1]) == ["zeta", "selected", "alpha"]
+    rows = re.findall(r"<tr[^>]*>\n<td>([^<]+)<small>([^<]*)</small>", page)
+    assert rows == [(name, arm.label.replace("<", "&lt;").replace(">", "&gt;")) for name, arm in ARMS.items()]
+    assert re.findall(r'<th class="n">(zeta|my-own.2|selected|alpha)</th>', page) == list(ARMS)
+    # A Selector's scores are looked at rather than agreement's, and all arms are judged.
+    assert metrics["select"]["select/threshold"] == 0.7 and "<dt>scored for</dt><dd>selected</dd>" in page
+    shares = {name: metrics["truth"][f"select/share_wrong_label_{name}"] for name in ("zeta", "my-own.2", "selected")}
+    assert shares == {"zeta": 0.0, "my-own.2": 0.5, "selected": 0.0}
+    assert "<dt>wrong labels, my-own.2</dt><dd>50.0 %</dd>" in page
+
+
+def test_each_arm_has_a_colour_of_its_own() -> None:
+    """Green is the first of the other colours, and chosen for an arm; whoever has none gets another."""
+    run = tables(arms=ARMS)
+    colours = {name: run.colour(name) for name in ARMS}
+    assert colours["my-own.2"] == "#009E73" and colours["selected"] == SHIPPED["selected"].colour
+    assert (colours["zeta"], colours["alpha"]) == OTHER_COLOURS[1:3]
+    many = tables(arms={str(number): Arm() for number in range(8)})
+    assert [many.colour(name) for name in many.arms] == [*OTHER_COLOURS, *OTHER_COLOURS[:2]]
+
+
+def test_the_plots_show_the_arms_in_their_colours(tmp_path: Path) -> None:
+    arms = {"odd": Arm(pairs="random", colour="#ff00ff"), "selected": SHIPPED["selected"]}
+    report(tables(arms=arms, **evaluated({"odd": [0.9, 0.8], "selected": [0.3, 0.4]})), tmp_path)
+    for name in ("accuracy", "training"):
+        image = cv2.imread(str(tmp_path / f"report/plots/{name}.png"))
+        assert image is not None
+        colours = (255, 0, 255), (0, 94, 213)
+        places = [np.flatnonzero((image == colour).all(axis=2).any(axis=0)) for colour in colours]
+        assert all(place.size for place in places), name
+        if name == "accuracy":
+            assert places[0].max() < places[1].min(), "from left to right"
+
+
+def test_an_arm_of_its_own_composites_is_shown_in_them(tmp_path: Path) -> None:
+    whole = {"paste": Arm(pairs="selector", composite=CompositeSettings(mix_labels=False))}
+    for name, arms in (("own", whole), ("run", {"paste": Arm(pairs="selector")})):
+        report(tables(arms=arms, selections=[scored_pairs("paste")]), tmp_path / name)
+    sheets = [(tmp_path / name / "report/sheets/best.png").read_bytes() for name in ("own", "run")]
+    assert sheets[0] != sheets[1]
+
+
+# --- how it was made
+
+
+def test_classes_without_composites_are_named(tmp_path: Path) -> None:
+    rows = [(CLASSES[1], "foreground", "the masks <are> empty"), ("run", "background", "nothing is seen")]
+    left_out = pd.DataFrame(rows, columns=["class_name", "role", "reason"])
+    _, page = report(tables(left_out=left_out), tmp_path)
+    section = page.split("Classes left out of composites")[1].split("<h2>")[0]
+    assert "wave $x$ &amp; &lt;b&gt;</td><td>foreground</td><td>the masks &lt;are&gt; empty" in section
+    assert "<td>run</td><td>background</td><td>nothing is seen" in section
+    _, page = report(tables(left_out=left_out.head(0)), tmp_path)
+    assert "Classes left out" not in page and "Scenes were not chosen by the names" in page
+
+
+def test_each_stage_says_by_what_it_was_made(whole: tuple[Path, Json, str]) -> None:
+    page = whole[2]
+    table = page.split("<h3>Stages</h3>")[1].split("</table>")[0]
+    rows = re.findall(r"<tr><td>(.*?)</td></tr>", table)
+    assert [row.split("</td>")[0] for row in rows] == ["prepare", "match-0"]
+    for text in ("0123456789abcdef", "2026-01-02 03:04:05", "1.5", "abc123", "2 CPUs, 8 GiB, x86_64"):
+        assert text in rows[0]
+    assert "digest c0de" in rows[1]
+    assert "python 3.11.9, ray 2.60.0</li>" in page and "av None" not in page
+
+
+@pytest.mark.parametrize(
+    ("second", "differ"),
+    [
+        ([MADE_BY], False),
+        ([MADE_BY | {"hardware": MADE_BY["hardware"] | {"cpus": 64, "gpus": ["NVIDIA X"]}}], False),  # type: ignore[operator]
+        ([MADE_BY | {"commit": "def456"}], True),
+        ([MADE_BY | {"commit": "abc123-dirty"}], True),
+        ([MADE_BY | {"commit": None, "code": "0ther"}], True),
+        ([MADE_BY | {"commit": "def456"}, MADE_BY], True),  # begun by other code and finished by the same
+    ],
+)
+def test_results_of_different_code_are_told_apart(tmp_path: Path, second: list[Json], differ: bool) -> None:
+    made = [record("prepare"), record("match-0") | {"made_by": second}]
+    _, page = report(tables(made=made), tmp_path)
+    assert ("made by different states of the code" in page) == differ
+    assert ("def456, then abc123" in page) == (len(second) > 1)
+
+
+def test_settings_are_those_that_are_given(whole: tuple[Path, Json, str]) -> None:
+    assert "<pre>data:\n  root: /&lt;videos&gt;\n</pre>" in whole[2]
+
+
+# --- the page
 
 
 def test_pictures_are_there_and_not_blank(whole: tuple[Path, Json, str]) -> None:
@@ -267,24 +454,29 @@ def test_page_needs_nothing_else_and_escapes(whole: tuple[Path, Json, str]) -> N
     assert "<b>.mp4" not in page and "a&#34;&lt;b&gt;.mp4" in page
     for text in ("run &lt;1&gt;", "a &lt;source&gt; video", "/&lt;videos&gt;", "wave $x$ &amp; &lt;b&gt;"):
         assert text in page
-    assert "versions.ray" in page and "no video stream" in page and "Convert it anew" in page
+    assert "no video stream" in page and "Convert it anew" in page
 
 
 def test_only_the_store(tmp_path: Path) -> None:
     store = make_store(tmp_path / "prepare", failures=False)
-    metrics = write_report(tmp_path, store, tmp_path / "report")
+    metrics = write_report(tables(), store, CompositeSettings(), tmp_path / "report")
     page = (tmp_path / "report/index.html").read_text()
     assert metrics["arms"] == {} and metrics["comparison"] is None
-    for stage in ("evaluate", "train-selector", "select", "train", "match"):
+    for stage in ("evaluate", "train-selector", "train", "match"):
         assert f"stage {stage} was not run" in page
+    assert "No pairs were scored" in page
     assert "every video was prepared" in page and "<img " not in page
 
 
 def test_only_the_real_arm_with_one_seed(tmp_path: Path) -> None:
-    make_results(tmp_path, {"real": [0.3]})
-    metrics, page = report(tmp_path)
+    metrics, page = report(tables(**evaluated({"real": [0.3]})), tmp_path)
     assert metrics["comparison"] is None and metrics["arms"]["real"]["classifier/top1"]["std"] is None
-    assert "There is nothing to compare it with" in page and "stage select was not run" in page
+    assert "There is nothing to compare it with" in page and "No pairs were scored" in page
+
+
+def test_arms_that_are_only_drawn_have_no_scores(tmp_path: Path) -> None:
+    metrics, page = report(tables(selections=[drawn_pairs()], truth=make_truth(tmp_path)), tmp_path)
+    assert metrics["select"] == metrics["truth"] == {} and "No pairs were scored" in page and "<img " not in page
 
 
 @pytest.mark.parametrize(
@@ -295,23 +487,14 @@ def test_only_the_real_arm_with_one_seed(tmp_path: Path) -> None:
     ],
 )
 def test_verdict_does_not_claim_too_much(tmp_path: Path, top1: dict[str, list[float]], words: str) -> None:
-    make_results(tmp_path, top1)
-    assert words in verdict(numbers(tmp_path))
+    assert words in verdict(numbers(tables(**evaluated(top1)), tmp_path))
 
 
 def test_a_diverged_run_shows(tmp_path: Path) -> None:
-    make_results(tmp_path, {"real": [0.3, 0.4]})
-    results = pd.read_parquet(tmp_path / "evaluate/metrics.parquet")
-    write(results.assign(loss=[1.0, np.nan]), tmp_path, "evaluate/metrics")
-    loss = numbers(tmp_path)["arms"]["real"]["classifier/loss"]
+    parts = evaluated({"real": [0.3, 0.4]})
+    parts["results"]["loss"] = [1.0, np.nan]
+    loss = numbers(tables(**parts), tmp_path)["arms"]["real"]["classifier/loss"]
     assert loss == {"mean": None, "std": None, "interval95": None, "n": 2, "values": {"0": 1.0, "1": None}}
-
-
-def test_damaged_file_is_named(tmp_path: Path) -> None:
-    make_selection(tmp_path)
-    (tmp_path / "select/selected.parquet").write_bytes(b"PAR1 not really")
-    with pytest.raises(StageError, match=r"selected\.parquet: damaged .* run that stage again"):
-        read_run(tmp_path)
 
 
 def test_sheet_shows_the_composite_that_is_trained_on(tmp_path: Path) -> None:

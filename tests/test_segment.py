@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from l2a_ray.errors import DatasetError, SettingError, VideoError
+from l2a_ray.errors import SettingError, VideoError
 from l2a_ray.prepare.segment import SegmentSettings, build_segmenter
 from l2a_ray.prepare.segment.base import people
 from l2a_ray.prepare.segment.motion import MotionSettings
@@ -170,14 +170,14 @@ def test_unusable_images_are_refused_with_cause(tmp_path: Path) -> None:
 
 
 def test_bad_settings_are_refused_before_any_work(tmp_path: Path) -> None:
-    with pytest.raises(SettingError, match=r"segment\.masks"):
+    with pytest.raises(SettingError, match=r"^masks=None"):
         build_segmenter(SegmentSettings(kind="precomputed"))
-    with pytest.raises(SettingError, match=r"segment\.kind='sam'.*maskrcnn, mmdet, precomputed, motion"):
+    with pytest.raises(SettingError, match=r"^kind='sam'.*maskrcnn, mmdet, precomputed, motion"):
         SegmentSettings(kind="sam")  # type: ignore[arg-type]
     for field, value in {"contrast": 0, "noise": -1.0, "min_area": 1.5, "min_share": float("nan")}.items():
-        with pytest.raises(SettingError, match=rf"segment\.motion\.{field}"):
+        with pytest.raises(SettingError, match=rf"^{field}="):
             MotionSettings(**{field: value})  # type: ignore[arg-type]
-    with pytest.raises(DatasetError, match="no such folder"):
+    with pytest.raises(SettingError, match=r"^masks=.*no such folder"):
         build_segmenter(SegmentSettings(kind="precomputed", masks=str(tmp_path / "absent")))
 
 

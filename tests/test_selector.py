@@ -15,9 +15,10 @@ from torch import nn
 from l2a_ray.classifier.settings import NetworkSettings
 from l2a_ray.classifier.zoo import build_network
 from l2a_ray.errors import SelectorFileError, SettingError
-from l2a_ray.pairs.names import EmbeddingSettings
+from l2a_ray.pairs.settings import EmbeddingSettings
 from l2a_ray.pairs.vectors import class_agreement, label_vectors, pair_observation
-from l2a_ray.selector.file import METADATA, WEIGHTS, Selector, check_classes, hash_weights, load_selector, save_selector
+from l2a_ray.selector.file import Selector, check_classes, hash_weights, load_selector, save_selector
+from l2a_ray.selector.find import METADATA, WEIGHTS
 from l2a_ray.selector.network import SelectorNetwork
 from l2a_ray.selector.scoring import (
     score_pairs,
@@ -40,13 +41,13 @@ def test_equals_a_plain_mlp_on_the_scaled_concatenation(network: SelectorNetwork
     scaled = (clips.features_NF - network.feature_mean_F.numpy()) / network.feature_scale_F.numpy()
     f, b = np.arange(20), np.arange(20)[::-1]
     by_hand = torch.from_numpy(np.hstack([scaled[f], clips.labels_NL[f], scaled[b], clips.labels_NL[b]]))
-    pairs = torch.from_numpy(pair_observation(clips.clips_NFL, f, b.copy()))
+    pairs = torch.from_numpy(pair_observation(clips, f, b.copy()))
     torch.testing.assert_close(network(pairs), plain(by_hand).squeeze(-1), atol=1e-5, rtol=0)
     assert network(pairs.reshape(4, 5, -1)).shape == (4, 5)
 
 
 def test_halves_computed_once_a_clip_equal_forward(network: SelectorNetwork) -> None:
-    clips = some_clips(30).clips_NFL
+    clips = some_clips(30)
     f, b = np.random.default_rng(2).integers(30, size=(2, 100))
     scores = score_pairs(network, clips, f, b, batch=16)
     forward = network(torch.from_numpy(pair_observation(clips, f, b))).sigmoid()
@@ -120,13 +121,13 @@ def test_gradients_reach_every_weight(network: SelectorNetwork) -> None:
 def test_label_vectors(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = EmbeddingSettings()
     assert label_vectors(CLASSES, "one_hot", settings).tolist() == np.eye(3).tolist()
-    monkeypatch.setattr("l2a_ray.selector.network.embed_names", lambda *asked: asked)
+    monkeypatch.setattr("l2a_ray.pairs.vectors.embed_names", lambda *asked: asked)
     assert label_vectors(CLASSES, "name", settings) == (CLASSES, settings)
 
 
 @pytest.mark.parametrize("hidden", [(), (8, 0)])
 def test_impossible_layers_are_refused(hidden: tuple[int, ...]) -> None:
-    with pytest.raises(SettingError, match=r"selector\.hidden"):
+    with pytest.raises(SettingError, match="hidden"):
         SelectorNetwork(5, 3, hidden)
 
 
@@ -213,7 +214,7 @@ def exchange_backbone(folder: Path) -> object:
         (edit(feature_size=10**9), METADATA, "size mismatch"),
         (edit(feature_size="5"), METADATA, "TypeError"),
         (edit(hidden=[16, 8, 4]), METADATA, "Missing key"),
-        (edit(hidden=[]), METADATA, "selector.hidden"),
+        (edit(hidden=[]), METADATA, "hidden"),
         (edit(encoding="name"), METADATA, "encoding"),
         (edit(classes=None), METADATA, "encoding"),
         (edit(embedding={"kind": "minilm", "depth": 3}), METADATA, "depth"),

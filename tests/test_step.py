@@ -4,10 +4,10 @@ import math
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from l2a_ray.classifier.network import Network
-from l2a_ray.classifier.settings import ClassifierSettings, NetworkSettings
+from l2a_ray.classifier.settings import ClassifierSettings, NetworkSettings, WorkerSettings, check_workers
 from l2a_ray.classifier.step import (
     cosine_rate,
     make_optimizer,
@@ -18,8 +18,10 @@ from l2a_ray.classifier.step import (
     train_step,
     training_state,
 )
+from l2a_ray.classifier.worker import epoch_seed
 from l2a_ray.classifier.zoo import build_network
 from l2a_ray.errors import SettingError
+from l2a_ray.fields import relevant
 
 SETTINGS = ClassifierSettings(network=NetworkSettings(name="small3d", width=4), learning_rate=0.05)
 
@@ -109,13 +111,46 @@ def test_restored_training_goes_on_bit_for_bit() -> None:
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("learning_rate", 0.0), ("momentum", 1.0), ("weight_decay", -1.0), ("epochs", 0), ("composite_share", 1.5)],
+    [
+        ("learning_rate", 0.0),
+        ("momentum", 1.0),
+        ("weight_decay", -1.0),
+        ("epochs", 0),
+        ("composite_share", 1.5),
+        ("learning_rate", math.inf),
+        ("method", "supervized"),
+        ("train_on", "val"),
+        ("batch_size", 1),
+    ],
 )
-def test_impossible_settings_are_refused_by_name(field: str, value: float) -> None:
-    with pytest.raises(SettingError, match=rf"classifier\.{field}={value}"):
+def test_impossible_settings_are_refused_by_name(field: str, value: object) -> None:
+    with pytest.raises(SettingError, match=rf"^{field}={value!r}"):
         ClassifierSettings(**{field: value})  # type: ignore[arg-type]
 
 
 def test_batch_must_be_divisible_among_the_workers() -> None:
-    with pytest.raises(SettingError, match=r"classifier\.batch_size=8: .*workers \(3\)"):
-        ClassifierSettings(batch_size=8, workers=3)
+    check_workers(ClassifierSettings(batch_size=8), WorkerSettings(count=4))
+    for count in (3, 8):
+        with pytest.raises(SettingError, match=rf"^batch_size=8: .*workers \({count}\)"):
+            check_workers(ClassifierSettings(batch_size=8), WorkerSettings(count=count))
+    for field, value in (("count", -1), ("gpus", -0.5), ("threads", 0), ("cpus", math.nan)):
+        with pytest.raises(SettingError, match=f"^{field}="):
+            WorkerSettings(**{field: value})  # type: ignore[arg-type]
+
+
+def test_a_key_knows_what_a_classifier_is_and_not_on_what_it_is_made() -> None:
+    workers = WorkerSettings(count=4, gpus=1, cpus=2, threads=3, max_failures=0, checkpoint_every=9)
+    assert relevant(workers) == {} == relevant(ClassifierSettings(evaluation_batch=4))
+    wide = NetworkSettings(name="r3d_18", width=4)  # a width of another network
+    assert relevant(ClassifierSettings(network=wide, train_on="train+val")) == {"train_on": "train+val"}
+    assert relevant(SETTINGS) == {"network.name": "small3d", "network.width": 4, "learning_rate": 0.05}
+
+
+def test_every_worker_draws_dropout_of_its_own() -> None:
+    def dropped(rank: int, epoch: int = 3) -> Tensor:
+        torch.manual_seed(epoch_seed(7, epoch, rank))
+        return nn.functional.dropout(torch.ones(100))
+
+    assert not torch.equal(dropped(0), dropped(1)) and not torch.equal(dropped(1), dropped(2))
+    assert not torch.equal(dropped(1), dropped(1, epoch=4))
+    assert epoch_seed(7, 3, rank=0) == 7 * 1_000_003 + 3  # what one worker always drew

@@ -1,5 +1,6 @@
 """Videos, clip store and run folder in an object store: a real S3 server, slow or failing, and the same results."""
 
+import errno
 import json
 import os
 import subprocess
@@ -18,12 +19,24 @@ import safetensors.numpy
 from helpers import SMALL_RUN, SMALL_VIDEOS
 
 from l2a_ray.errors import MissingPackageError, StageError, StorageError
-from l2a_ray.storage.files import as_path, header_metadata, open_file, read_bytes, remove_folder, write_bytes
+from l2a_ray.prepare.store import ClipStore
+from l2a_ray.storage.files import (
+    as_path,
+    from_relative,
+    header_metadata,
+    open_file,
+    open_new,
+    read_bytes,
+    relative_name,
+    remove_folder,
+    write_bytes,
+)
 from l2a_ray.storage.lock import hold
+from l2a_ray.storage.run import find_result
 from l2a_ray.videos.generate import generate
 
 BUCKET = "s3://bucket"
-PAIRS = "runs/a/match/pairs.parquet"
+CLIPS, RECORDS = "store/clips/*/*/*.safetensors", "store/*/*/stage.json"
 
 
 class Server(NamedTuple):
@@ -84,13 +97,23 @@ def test_clips_and_pairs_from_a_slow_and_failing_store_are_those_from_folders(
         for root, runs in (("videos", "runs"), (f"{BUCKET}/videos", f"{BUCKET}/runs")):
             for command in ("prepare", "match"):
                 l2a(tmp_path, command, root, runs)
-        assert store.cat_file("bucket/runs/a/match/pairs.parquet") == (tmp_path / PAIRS).read_bytes()
-        clips = list((tmp_path / "runs/a/prepare/data").glob("*/*.safetensors"))
+        nearby, elsewhere = tmp_path / "runs/a", as_path(f"{BUCKET}/runs/a")
+        assert (
+            read_bytes(find_result(elsewhere, "match") / "pairs.parquet")
+            == (find_result(nearby, "match") / "pairs.parquet").read_bytes()
+        )
+        clips = list((tmp_path / "runs").glob(CLIPS))
         for path in clips:
-            here = safetensors.numpy.load(path.read_bytes())
-            there = safetensors.numpy.load(store.cat_file(f"bucket/runs/a/prepare/data/{path.parent.name}/{path.name}"))
-            assert all((here[name] == there[name]).all() for name in here)
-        assert len(clips) == len(store.glob("bucket/runs/a/prepare/data/*/*.safetensors")) == 60
+            arrays = safetensors.numpy.load(path.read_bytes())
+            theirs = safetensors.numpy.load(store.cat_file(f"bucket/{path.relative_to(tmp_path)}"))
+            assert all((arrays[name] == theirs[name]).all() for name in arrays)
+        assert len(clips) == len(store.glob(f"bucket/runs/{CLIPS}")) == 60
+        # Names with `..` lead nowhere in an object store: the way to the clips is found by name alone.
+        here, there = (ClipStore(find_result(run, "prepare")) for run in (nearby, elsewhere))
+        assert there.content == here.content
+        clip_id = here.index["id"][0]
+        for part, array in here.read_parts(clip_id, ("frames", "people")).items():
+            np.testing.assert_array_equal(there.read_parts(clip_id, (part,))[part], array)
 
 
 @pytest.mark.slow
@@ -109,11 +132,14 @@ def test_a_whole_run_in_a_store_ends_as_one_in_folders(
         del local["timing"], remote["timing"]
         assert remote == local
         assert b"</html>" in store.cat_file("bucket/runs/a/report/index.html")
-        assert store.glob("bucket/runs/a/train-selector/tensorboard/events*")
+        assert store.glob("bucket/runs/store/train-selector/*/tensorboard/events*")
 
-        clips = store.glob("bucket/runs/a/prepare/data/*/*.safetensors", detail=True)
-        assert "train: complete, nothing to do" in l2a(tmp_path, "run", f"{BUCKET}/videos", f"{BUCKET}/runs")
-        assert store.glob("bucket/runs/a/prepare/data/*/*.safetensors", detail=True) == clips, "a clip was made again"
+        made = [store.glob(f"bucket/runs/{what}", detail=True) for what in (CLIPS, RECORDS)]
+        assert "evaluate/selected-0: complete, nothing to do" in l2a(
+            tmp_path, "run", f"{BUCKET}/videos", f"{BUCKET}/runs"
+        )
+        again = [store.glob(f"bucket/runs/{what}", detail=True) for what in (CLIPS, RECORDS)]
+        assert again == made, "what was complete was made again"
     assert sorted(path.name for path in tmp_path.iterdir()) == before, "a URI was taken for a path"
 
 
@@ -125,10 +151,10 @@ def test_a_store_that_vanishes_in_mid_run_costs_nothing_that_was_done(
     l2a(tmp_path, "run", "videos", "runs")
     with s3_server(monkeypatch) as server:
         server.files.put(str(tmp_path / "videos"), "bucket/videos", recursive=True)
-        for what, least in (("prepare/data/*/*.safetensors", 10), ("train-selector/warm/model.safetensors", 1)):
+        for what, least in ((CLIPS, 10), ("store/warm-start/*/model.safetensors", 1)):
             with ThreadPoolExecutor(1) as pool:
                 run = pool.submit(l2a, tmp_path, "run", f"{BUCKET}/videos", f"{BUCKET}/runs", status=2)
-                while len(server.files.glob(f"bucket/runs/a/{what}")) < least:
+                while len(server.files.glob(f"bucket/runs/{what}")) < least:
                     assert not run.done(), run.result()
                     time.sleep(0.2)
                 server.turn()
@@ -179,6 +205,34 @@ def test_what_a_setting_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr("fsspec.get_filesystem_class", lambda name: __import__("package_that_is_not_there"))
     with pytest.raises(MissingPackageError, match=r"s3://bucket/a: .*package_that_is_not_there"):
         as_path("s3://bucket/a")
+
+
+@pytest.mark.parametrize(
+    ("path", "start", "name"),
+    [
+        ("/a/store/clips/k", "/a/runs/x/prepare", "../../../store/clips/k"),
+        ("s3://bucket/store/clips/k", "s3://bucket/runs/x", "../../store/clips/k"),
+        ("s3://one/clips", "s3://other/runs", "../../one/clips"),
+        ("s3://bucket/clips", "/a/runs", "s3://bucket/clips"),
+        ("/a/clips", "s3://bucket/runs", "file:///a/clips"),
+    ],
+)
+def test_one_folder_is_named_from_another_and_found_again(path: str, start: str, name: str) -> None:
+    assert relative_name(as_path(path), as_path(start)) == name
+    assert str(from_relative(name, as_path(start))) == path
+
+
+def test_a_file_written_bit_by_bit_is_there_when_all_of_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "folder" / "a"
+    with open_new(path) as file:
+        file.write(b"old")
+        assert not path.exists()
+    with pytest.raises(KeyError), open_new(path) as file:
+        file.write(b"half of the ne")
+        raise KeyError("a mistake in between")
+    with pytest.raises(StorageError, match=rf"{path}: cannot be written \(No space left"), open_new(path) as file:
+        raise OSError(errno.ENOSPC, "")
+    assert path.read_bytes() == b"old" and [found.name for found in path.parent.iterdir()] == ["a"]
 
 
 def test_a_store_that_is_gone_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
