@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 SOURCES := l2a_ray envs benchmarks tests
 
-.PHONY: demo test test-slow checks format lint types openmmlab lock clean
+.PHONY: demo test test-slow checks format lint types docs openmmlab lock clean
 
 demo: .venv/ready
 	$(BIN)/l2a generate --root demo_videos
@@ -26,6 +26,10 @@ lint: .venv/ready
 
 types: .venv/ready
 	$(BIN)/mypy
+
+docs: .venv/ready
+	$(BIN)/python -m l2a_ray.config.tables docs/settings.md
+	$(BIN)/python tests/test_stage_defaults.py
 
 # uv installs the locked set in seconds where pip takes minutes; it lives in the environment that it fills.
 .venv/ready: requirements.lock

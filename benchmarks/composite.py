@@ -4,25 +4,12 @@
 
 Times are the thread's own (other load counts little), the best of three seconds a row in which the three take turns.
 "actor" is an ellipse over 15 % of each frame that walks from left to right; "noise" sets half of all pixels at random,
-the worst a mask can be. Expect single clips with actors, which is how samples are made, well above 40 times the plain
-form. One clip stays inside the processor's caches; a batch streams through memory, where compositing costs about 1.6
-bare copies of the clips, so that little is left to gain: expect 35 to 75 times. Measured on two shared Xeon cores:
-
-         clip batch  mask   clips/s  x plain  x copy
-    8x128x170     1 actor     36101    150.7    1.89
-    8x128x170     1 noise     22093     96.2    2.86
-    8x128x170     8 actor     15632     62.6    1.48
-    8x128x170     8 noise     10126     40.8    2.27
-    8x128x170    64 actor      7618     41.1    1.67
-    8x128x170    64 noise      7424     32.2    2.20
-    8x112x112     1 actor     57964     73.1    1.93
-    8x112x112     1 noise     35084     45.6    3.11
-    8x112x112     8 actor     26416     38.2    1.58
-    8x112x112     8 noise     18613     26.0    2.23
-    8x112x112    64 actor     24094     61.1    1.60
-    8x112x112    64 noise     16397     45.5    2.32
+the worst a mask can be. One clip, which is how samples are made, stays inside the processor's caches; a batch streams
+through memory, where little is left to gain beside the bare copy: expect a hundred times the plain form's speed for the
+one, some tens for the other, and never more than a few copies' time. Figures: docs/benchmarks.md.
 """
 
+import argparse
 import time
 from collections.abc import Callable
 
@@ -83,6 +70,7 @@ def measure(shape: tuple[int, int, int], batch: int, kind: str) -> str:
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     cv2.setNumThreads(1)
     print(f"{'clip':>9} {'batch':>5} {'mask':>5} {'clips/s':>9} {'x plain':>8} {'x copy':>7}")
     for shape in SHAPES:

@@ -1,23 +1,11 @@
 """Clips per second of our decoding beside decord2's, on one thread.
 
-Run:
     python benchmarks/decode.py [FOLDER] [--rounds N]
 
 Both give 8 frames at the same indices with a short side of 128 pixels. The two take turns file by file, so that a busy
 machine slows both alike; the median over rounds is printed. Ours also counts every frame by decoding to the end and
-refuses damaged files; decord2 trusts the index and stops at the last frame asked for. Expect a ratio above 1.
-
-Measured (42 clips of J-HMDB as distributed, 320 x 240 MPEG-4 AVI; 2 cores, Xeon, PyAV 18.1,
-decord2 3.4):
-
-| reader | clips/s |
-|---|---|
-| l2a_ray.videos.decode | 46 |
-| decord2, num_threads=1 | 32 |
-| ratio | 1.51 |
-
-The machine was busy with other work (load 6 and more on 2 cores), which slows both: read the ratio. Three more runs
-gave 1.40, 1.61 and 1.41.
+refuses damaged files; decord2 trusts the index and stops at the last frame asked for. Expect a ratio above 1. Figures:
+docs/benchmarks.md.
 """
 
 import argparse
@@ -58,7 +46,7 @@ def one_round(shapes: dict[str, tuple[int, ...]]) -> tuple[float, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Clips per second of our decoding beside decord2's")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, nargs="?", default=DEFAULT)
     parser.add_argument("--rounds", type=int, default=9)
     args = parser.parse_args()

@@ -1,6 +1,6 @@
 """Inpainting against a hidden truth: ours beside what does without other times.
 
-    python benchmarks/inpaint.py [--data shared/data/jhmdb] [--store runs/demo/prepare] [--cases 150]
+    python benchmarks/inpaint.py [--data shared/data/jhmdb] [--store runs/demo/results/prepare] [--cases 150]
 
 The masks of one clip are cut out of another clip, filled, and compared with what was there. Pixels under the second
 clip's own actor are masked too, but not scored: nobody knows what is behind them. Three kinds of camera:
@@ -13,35 +13,8 @@ Scores, means over cases, on the cut pixels: PSNR (dB, higher is better); SSIM (
 pixels; higher is better); flicker (see `flicker`; grey levels, 0 is as calm as the truth). "wins" is the share of cases
 in which `ours` has the higher PSNR. `zero` is what HAT and ActorCutMix leave behind an actor. ms a clip: thread time.
 
-Temporal fill wins on every kind of camera; on a still one, aligning changes next to nothing. Measured on two
-shared Xeon cores (J-HMDB at 128 pixels of short side, demo at 56; `--cases 100`):
-
-| clips | camera (cases) | method | PSNR | SSIM | flicker | wins | ms a clip |
-|---|---|---|---|---|---|---|---|
-| J-HMDB | still (42) | ours | 22.11 | 0.684 | -1.76 |  | 29.3 |
-| J-HMDB | still (42) | ours, not compensated | 22.07 | 0.682 | -1.62 | 12% | 14.2 |
-| J-HMDB | still (42) | cv2.inpaint a frame | 17.98 | 0.486 | 9.73 | 90% | 102.3 |
-| J-HMDB | still (42) | zero | 7.95 | 0.049 | 25.64 | 100% | 2.1 |
-| J-HMDB | moving (58) | ours | 21.51 | 0.643 | -2.81 |  | 33.7 |
-| J-HMDB | moving (58) | ours, not compensated | 19.16 | 0.508 | 2.79 | 69% | 14.0 |
-| J-HMDB | moving (58) | cv2.inpaint a frame | 19.27 | 0.524 | 6.96 | 81% | 103.5 |
-| J-HMDB | moving (58) | zero | 8.29 | 0.037 | 25.57 | 100% | 2.1 |
-| J-HMDB | made pan (100) | ours | 27.87 | 0.820 | -1.38 |  | 21.8 |
-| J-HMDB | made pan (100) | ours, not compensated | 17.41 | 0.389 | 10.85 | 100% | 7.2 |
-| J-HMDB | made pan (100) | cv2.inpaint a frame | 19.33 | 0.498 | 10.64 | 100% | 49.6 |
-| J-HMDB | made pan (100) | zero | 8.38 | 0.046 | 34.04 | 100% | 1.2 |
-| demo | still (76) | ours | 27.93 | 0.795 | 0.93 |  | 13.7 |
-| demo | still (76) | ours, not compensated | 27.94 | 0.797 | 0.56 | 0% | 2.4 |
-| demo | still (76) | cv2.inpaint a frame | 23.71 | 0.567 | 7.39 | 64% | 25.8 |
-| demo | still (76) | zero | 8.17 | 0.012 | 60.99 | 100% | 0.4 |
-| demo | moving (24) | ours | 22.84 | 0.630 | 1.87 |  | 16.1 |
-| demo | moving (24) | ours, not compensated | 22.30 | 0.578 | 2.74 | 71% | 2.6 |
-| demo | moving (24) | cv2.inpaint a frame | 21.56 | 0.435 | 6.58 | 62% | 27.1 |
-| demo | moving (24) | zero | 7.10 | 0.004 | 63.80 | 100% | 0.5 |
-| demo | made pan (100) | ours | 28.44 | 0.789 | 1.26 |  | 13.6 |
-| demo | made pan (100) | ours, not compensated | 21.54 | 0.409 | 5.71 | 97% | 1.3 |
-| demo | made pan (100) | cv2.inpaint a frame | 21.22 | 0.504 | 10.72 | 95% | 13.2 |
-| demo | made pan (100) | zero | 7.22 | 0.017 | 57.08 | 100% | 0.3 |
+Temporal fill wins on every kind of camera; on a still one, aligning changes next to nothing. Figures:
+docs/benchmarks.md.
 """
 
 import argparse
@@ -192,7 +165,7 @@ def jhmdb_clips(root: Path) -> list[Callable[[], tuple[Frames, Masks]]]:
         clip = decode(path, DecodeSettings())
         return clip.frames_THWC, segment(clip).planes().objects
 
-    catalog = read_catalog(DataSettings(root=str(root), layout="jhmdb"), 0)
+    catalog = read_catalog(DataSettings(root=str(root), layout="jhmdb"))
     return [partial(read, video.path) for video in catalog.videos]
 
 

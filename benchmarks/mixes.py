@@ -45,7 +45,7 @@ def main() -> None:
     for ax, name in zip(figure.subplots(-(-len(names) // COLUMNS), COLUMNS).flat, names, strict=True):
         path = CONFIGS / f"{name}.yaml"
         settings = CompositeSettings(**(yaml.safe_load(path.read_text()) if path.is_file() else {}))
-        mixed = mix(front, back, settings, np.random.default_rng(1))
+        mixed = mix(front.parts, back.parts, settings, np.random.default_rng(1))
         shown = np.linspace(0, len(mixed.frames_THWC) - 1, TIMES).astype(int)
         ax.imshow(np.concatenate([mixed.frames_THWC[t] for t in shown], axis=1), interpolation="lanczos")
         ax.set_title(f"{name}, λ = {mixed.weight:.2f}", fontsize=10)

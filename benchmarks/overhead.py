@@ -9,7 +9,10 @@ counting, and other processes in the way. The first iteration, in which workers 
 With ``env.tune=head`` a pair's features are kept once it has been composited, so steps become cheap; `all` is the
 paper's form, in which every step composites its pairs and changes every weight.
 
-Run it where the run was made: ``python benchmarks/overhead.py runs/demo [--tune head] [--runners 0 1 2]``
+Expect the features of new composites, or with `all` the steps, to take most of the time, and RLlib little.
+
+Run it where the run was made: ``python benchmarks/overhead.py runs/demo [--tune head] [--runners 0 1 2]``. Figures:
+docs/benchmarks.md.
 """
 
 import argparse
@@ -31,7 +34,7 @@ from l2a_ray.selector.network import SelectorNetwork
 from l2a_ray.selector.rl.distribution import IndependentBernoulli
 from l2a_ray.selector.rl.reinforce import reinforce_loss
 from l2a_ray.selector.rl.settings import SelectorSettings
-from l2a_ray.selector.rl.training import SelectorTraining, build_algorithm, env_files, sample_and_learn
+from l2a_ray.selector.rl.training import build_algorithm, sample_and_learn
 
 ENV = ("composite", "train", "validate", "rest")
 PARTS = (*ENV, "waiting", "Selector")
@@ -40,22 +43,19 @@ TUNED: dict[Literal["head", "all"], dict[str, Any]] = {"head": {}, "all": {"lear
 
 def measure(run: Run, runners: int, env: EnvSettings, iterations: int) -> pd.DataFrame:
     """Return a row an iteration: its seconds, its environments' by part, what they waited, the Selector's."""
-    settings = SelectorTraining.of(run.settings)
-    selector = replace(settings.selector, algorithm="REINFORCE", env_runners=runners, options={})
+    selector = replace(run.settings.selector, algorithm="REINFORCE", env_runners=runners, options={})
     if env.tune == "all":  # whose steps are long: two updates an iteration are enough
         selector = replace(selector, steps_per_iteration=2 * selector.steps_per_update)
         selector = replace(selector, steps=selector.steps_per_iteration)
-    settings = replace(settings, selector=selector, env=env)
-    trained = run.folder / "train-selector"
-    files = env_files(run.store, run.folder / "match" / "pairs.parquet", settings, trained)
-    network = load_selector(trained).network
+    files, seed = replace(run.files, settings=env), run.seed
+    network = load_selector(run.result("train-selector")).network
     own = passes(network, selector, env.pairs)
-    algorithm = build_algorithm(network, files, settings)
+    algorithm = build_algorithm(network, files, selector, seed)
     rows = []
     try:
         for iteration in range(iterations + 1):
             start = time.perf_counter()
-            steps = pd.DataFrame(sample_and_learn(algorithm, settings.seed, iteration))
+            steps = pd.DataFrame(sample_and_learn(algorithm, seed, iteration))
             seconds = time.perf_counter() - start
             rows.append(environments(steps, runners, selector.steps_per_update) | {"Selector": own, "all": seconds})
     finally:

@@ -8,17 +8,8 @@ plain loop in this process, by Ray Data with one CPU, and with two. Times are th
 one done to the last, so that starting Ray and its processes does not count. Memory is the largest proportional share
 (PSS) of all processes, and of the driver's own, sampled while the clips stream through.
 
-Measured on 480 clips of the demo (8 frames of short side 128, `motion`) on two cores, twice:
-
-| | clips/s | |
-|---|---|---|
-| plain loop | 16.9, 22.4 | decode 9 %, segment 50 %, inpaint 36 %, write 3 %, rest 2 % |
-| Ray Data, 1 CPU | 16.8, 20.2 | 1.00, 0.90 times the plain loop |
-| Ray Data, 2 CPUs | 34.1, 43.1 | 2.03, 2.13 times one CPU; peak memory 1.63 GiB, the driver's 0.69 GiB |
-
-The machine's speed changes by the minute, so the ratios are good to some 10 %. 10,000 clips (`--clips 10000
---only-two`): 40.2 clips/s, peak memory 1.68 GiB, the driver's 0.68 GiB. With Ray Data's tasks in place of actors two
-CPUs brought 1.3 to 1.5 times one: a task's successor waited 0.2 s for Ray Data's loop.
+Expect Ray Data with one CPU to be about as fast as the loop, two CPUs to be twice as fast as one, and memory that does
+not grow with the number of clips (`--clips 10000 --only-two`). Figures: docs/benchmarks.md.
 """
 
 import argparse
@@ -34,16 +25,17 @@ from pathlib import Path
 from typing import Any
 
 import cv2
-import ray
 
-from l2a_ray.prepare import job as preparation
+from l2a_ray.prepare import clip, job
 from l2a_ray.prepare.inpaint.fill import build_inpainter
-from l2a_ray.prepare.segment import SegmentSettings, build_segmenter
-from l2a_ray.runtime.session import OBJECT_STORE_BYTES, quieten
+from l2a_ray.prepare.segment import SegmentSettings, build_segmenter, no_files
+from l2a_ray.prepare.settings import PrepareSettings
+from l2a_ray.runtime.session import own_ray
+from l2a_ray.runtime.settings import RuntimeSettings
 from l2a_ray.videos.catalog import Video
 from l2a_ray.videos.decode import DecodeSettings
 
-PARTS = ("decode", "write_clip")  # the others are handed to prepare_clip
+PARTS = ("decode", "write_clip")  # the others are handed to ClipMaker
 
 
 def linked(root: Path, folder: Path, count: int) -> list[Video]:
@@ -72,25 +64,26 @@ def counting(name: str, function: Callable[..., Any], seconds: dict[str, float])
 
 @contextmanager
 def timed(seconds: dict[str, float]) -> Iterator[None]:
-    kept = {name: getattr(preparation, name) for name in PARTS}
+    kept = {name: getattr(clip, name) for name in PARTS}
     for name, function in kept.items():
-        setattr(preparation, name, counting(name, function, seconds))
+        setattr(clip, name, counting(name, function, seconds))
     yield
     for name, function in kept.items():
-        setattr(preparation, name, function)
+        setattr(clip, name, function)
 
 
-def in_a_loop(videos: list[Video], settings: preparation.PrepareSettings, data: Path) -> tuple[float, dict[str, float]]:
+def in_a_loop(videos: list[Video], settings: PrepareSettings, clips: Path) -> tuple[float, dict[str, float]]:
     seconds: dict[str, float] = defaultdict(float)
     cv2.setNumThreads(1)  # as in a worker
     segmenter = counting("segment", build_segmenter(settings.segment), seconds)
     inpainter = counting("inpaint", build_inpainter(settings.inpaint), seconds)
+    maker = clip.ClipMaker(settings, clips, clips.parent / "attempts", segmenter, inpainter, no_files)
     with timed(seconds):
-        preparation.prepare_or_fail(videos[0], settings, segmenter, inpainter, data)
+        maker.row(videos[0])
         seconds.clear()
         start = time.perf_counter()
         for video in videos[1:]:
-            preparation.prepare_or_fail(video, settings, segmenter, inpainter, data)
+            maker.row(video)
         took = time.perf_counter() - start
     seconds["rest"] = took - sum(seconds.values())
     return (len(videos) - 1) / took, seconds
@@ -132,20 +125,17 @@ def proportional_share(process: int) -> float:
     return 0.0
 
 
-def by_ray(
-    videos: list[Video], settings: preparation.PrepareSettings, data: Path, cpus: int
-) -> tuple[float, float, float]:
+def by_ray(videos: list[Video], settings: PrepareSettings, clips: Path, cpus: int) -> tuple[float, float, float]:
     """Return clips per second, the peak memory of all processes and that of the driver."""
-    ray.init(num_cpus=cpus, include_dashboard=False, log_to_driver=False, object_store_memory=OBJECT_STORE_BYTES)
-    quieten()
-    memory = Memory()
-    memory.start()
-    for row in preparation._stream(videos, settings, data):
-        assert "cause" not in row, row["cause"]
-    memory.stop.set()
-    ray.shutdown()
+    store = round(RuntimeSettings().object_store_gib * 2**30)
+    with own_ray(num_cpus=cpus, include_dashboard=False, object_store_memory=store):
+        memory = Memory()
+        memory.start()
+        for row in job._stream(videos, settings, clips, clips.parent / "attempts"):
+            assert "cause" not in row, row["cause"]
+        memory.stop.set()
     # Rows come many at a time; when a clip was done, its file says.
-    done = sorted(path.stat().st_mtime for path in data.glob("*/*.safetensors"))
+    done = sorted(path.stat().st_mtime for path in clips.glob("*/*.safetensors"))
     return (len(done) - cpus) / (done[-1] - done[cpus - 1]), memory.peak, memory.driver
 
 
@@ -157,7 +147,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=128)
     parser.add_argument("--only-two", action="store_true", help="two CPUs alone, for the memory of many clips")
     arguments = parser.parse_args()
-    settings = preparation.PrepareSettings(
+    settings = PrepareSettings(
         decode=DecodeSettings(frames=8, size=arguments.size), segment=SegmentSettings(kind=arguments.kind)
     )
     with tempfile.TemporaryDirectory() as folder:

@@ -10,19 +10,9 @@ PyTorch loaded take most of it, which 1x shows. Ray's processes are started befo
 Columns are for each stage: milliseconds a clip (select: microseconds a pair; feed: milliseconds a sample), the ratio to
 1x, and the driver's peak memory after it.
 
-Measured on the demo's videos and two cores, prepare (ms a clip) / match (ms a clip) / select (us a pair) / feed (ms a
-sample), and the driver's peak memory, GiB:
-
-| clips | pairs | prepare | match | select | feed | memory |
-|---|---|---|---|---|---|---|
-| 40 | 648 | 153 | 0.61 | 1868 | 7.2 | 0.74 |
-| 160 | 2,592 | 86 | 0.14 | 387 | 2.5 | 0.74 |
-| 640 | 10,368 | 43 | 0.11 | 203 | 1.1 | 0.76 |
-| 2,560 | 41,472 | 31 | 0.06 | 105 | 0.8 | 0.82 |
-
-What a clip costs falls towards its own work as the start of a stage spreads over more of them; nothing grows.
-
-The candidate table is written and read a class (a row group) at a time; `largest group` is the most that is ever held.
+What a clip costs falls towards its own work as the start of a stage spreads over more of them; nothing should grow. The
+candidate table is written and read a class (a row group) at a time; `largest group` is the most that is ever held.
+Figures: docs/benchmarks.md.
 """
 
 import argparse
@@ -35,7 +25,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pyarrow.parquet as pq
 
 CLASS = 20  # clips
@@ -61,17 +50,22 @@ def measure(root: Path, clips: int, out: Path) -> dict[str, Any]:
     """Run the stages on so many clips; returns seconds and the driver's peak memory after each."""
     import ray
 
+    from l2a_ray.classifier.data import read_data
     from l2a_ray.classifier.feed import Source, feed
+    from l2a_ray.classifier.settings import ClassifierSettings
     from l2a_ray.composites.composite import CompositeSettings
-    from l2a_ray.composites.schedule import BatchPlan
-    from l2a_ray.pairs.match import MatchSettings, match
+    from l2a_ray.composites.schedule import COMPOSITES, REAL, Schedule, Stream
+    from l2a_ray.pairs.labels import Labels
+    from l2a_ray.pairs.match import MatchSettings, write_candidates
+    from l2a_ray.pairs.settings import SelectSettings
     from l2a_ray.pairs.vectors import ClipVectors
-    from l2a_ray.prepare.job import PrepareSettings, prepare
+    from l2a_ray.prepare.job import prepare_clips
     from l2a_ray.prepare.segment import SegmentSettings
+    from l2a_ray.prepare.settings import PrepareSettings
     from l2a_ray.runtime.session import ray_session
     from l2a_ray.selector.network import SelectorNetwork
     from l2a_ray.selector.scoring import pair_scorer
-    from l2a_ray.selector.selection import SelectSettings, select
+    from l2a_ray.selector.selection import select_pairs
     from l2a_ray.videos.catalog import DataSettings, read_catalog
     from l2a_ray.videos.decode import DecodeSettings
 
@@ -92,12 +86,12 @@ def measure(root: Path, clips: int, out: Path) -> dict[str, Any]:
     with ray_session():
         ray.get([wake.remote() for _ in range(int(ray.cluster_resources()["CPU"]))])  # type: ignore[no-untyped-call]
         start = time.perf_counter()
-        catalog = read_catalog(DataSettings(root=str(out / "videos"), val_fraction=0.05, test_fraction=0.05), 0)
+        catalog = read_catalog(DataSettings(root=str(out / "videos"), val_fraction=0.05, test_fraction=0.05))
         parts = PrepareSettings(decode=DecodeSettings(frames=8, size=56), segment=SegmentSettings(kind="motion"))
-        store = prepare(catalog, parts, out / "store")
+        store = prepare_clips(catalog, parts, out / "clips", out / "store")
         stage("prepare", start)
         start = time.perf_counter()
-        match(store.index, store.classes, MatchSettings(kind="random", min_foreground=0.0), 0, out / "match")
+        write_candidates(store.index, store.classes, MatchSettings(kind="random", min_foreground=0.0), 0, out / "match")
         stage("match", start)
         features, labels, hidden = SELECTOR
         table, rng = store.index[store.index["split"] != "test"], np.random.default_rng(0)
@@ -106,14 +100,16 @@ def measure(root: Path, clips: int, out: Path) -> dict[str, Any]:
             rng.normal(size=(len(table), features)).astype(np.float32),
             rng.normal(size=(len(table), labels)).astype(np.float32),
         )
-        scorer = pair_scorer(SelectorNetwork(features, labels, hidden), vectors.clips_NFL)
+        scorer = pair_scorer(SelectorNetwork(features, labels, hidden), vectors)
         start = time.perf_counter()
-        select(out / "match" / "pairs.parquet", vectors, scorer, SelectSettings(), 0, out / "select")
+        select_pairs(out / "match" / "pairs.parquet", vectors, scorer, SelectSettings(), 0, out / "select")
         stage("select", start)
-        pairs = pd.read_parquet(out / "select" / "selected.parquet")[["foreground", "background"]].to_numpy(np.str_)
-        plan = BatchPlan(store.rows("train")["id"].to_numpy(np.str_), pairs, 16, 0.5, 0)
-        start, steps = time.perf_counter(), 2 * plan.steps_per_epoch
-        for _ in feed(Source(str(store.root), CompositeSettings(), 48, plan), 0, steps, 0, 1):
+        data = read_data(store, str(out / "select" / "selected.parquet"), ClassifierSettings())
+        assert data.pairs is not None
+        schedule = Schedule(data.ids, (Stream(COMPOSITES, data.pairs, 0.5), Stream(REAL, data.real)), 16, 0)
+        start, steps = time.perf_counter(), 2 * schedule.steps_per_epoch
+        source = Source(str(store.root), CompositeSettings(), 48, Labels.given(store.index), schedule)
+        for _ in feed(source, 0, steps, 0, 1):
             pass
         stage("feed", start)
     metadata = pq.ParquetFile(out / "match" / "pairs.parquet").metadata

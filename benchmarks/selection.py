@@ -10,26 +10,14 @@ half of each class.
 
 Run it: ``python benchmarks/selection.py runs/demo [--pairs 1500]``, ``... --ablate [--seeds 2]``
 
-Measured on `configs/demo.yaml` after 1,600 steps: 1,500 of 5,824 candidates, 226 of them with one of 29 wrongly
-labelled clips. So few clips carry the numbers that omega and agreement can hardly be told apart: of AUCs in class over
-clips drawn anew (a bootstrap, not in this script), 95 % lie within some 0.04.
-
-| score                        | AUC   | AUC in class | wrong labels in the best half |
-|------------------------------|-------|--------------|-------------------------------|
-| chance                       | 0.500 | 0.500        | 15.1 %                        |
-| omega                        | 0.756 | 0.818        |  4.7 %                        |
-| agreement                    | 0.844 | 0.869        |  2.3 %                        |
-| oracle                       | 0.738 | 0.785        |  3.7 %                        |
-| oracle, mean of a foreground | 0.748 | 0.800        |  4.4 %                        |
-
-The oracle is no upper bound: it knows a pair by one step alone, the Selector learns from 1,600 steps of some 32 pairs.
-Its score does no better than the agreement and, without that input, little better than chance (--ablate): what it
-learned from the rewards is mostly to trust the agreement.
+Expect omega to do no better than the agreement and, without that input, little better than chance (--ablate): what the
+Selector learns from the rewards is mostly to trust the agreement. The oracle is no upper bound: it knows a pair by one
+step alone, the Selector learns from many. Few clips carry the numbers, so that small differences say nothing.
 
 ``--ablate`` trains the Selector anew, with one setting changed at a time, and prints the AUC in class over all
 candidates. The warm start, its features and their composites are the run's; the seeds draw the Selector's weights, the
 states and the masks. It trains by the plain PyTorch loop below instead of RLlib's, whose updates are equal to it
-(tests/test_reinforce.py). The table is in docs/train-selector.md.
+(tests/test_reinforce.py). Figures: docs/benchmarks.md.
 """
 
 import argparse
@@ -45,20 +33,25 @@ import torch
 from numpy.typing import NDArray
 from torch.nn.functional import binary_cross_entropy_with_logits
 
+from envs.making import files_of
 from envs.oracle import one_step_gains
-from envs.pair_selection import PairSelectionEnv, build_trial, read_candidates
+from envs.pair_selection import EnvFiles, PairSelectionEnv, build_trial
 from envs.trial import ClassifierTrial
-from l2a_ray.cli import build_parser
 from l2a_ray.composites.loader import Sample
+from l2a_ray.config import load
 from l2a_ray.config.settings import Settings
-from l2a_ray.outputs.report.truth import auc, auc_by_class, mark_wrong, read_truth
+from l2a_ray.outputs.report.truth import auc, auc_by_class
+from l2a_ray.pairs.draw import draw_candidates
+from l2a_ray.pairs.table import clip_rows
+from l2a_ray.pairs.truth import mark_wrong, read_truth
 from l2a_ray.pairs.vectors import ClipVectors, class_agreement, label_vectors
 from l2a_ray.prepare.store import ClipStore
 from l2a_ray.selector.file import load_selector
 from l2a_ray.selector.network import SelectorNetwork
 from l2a_ray.selector.rl.exploration import exploration_penalty
-from l2a_ray.selector.rl.training import SelectorTraining, env_files
 from l2a_ray.selector.scoring import score_pairs
+from l2a_ray.storage.files import AnyPath
+from l2a_ray.storage.run import find_result
 
 CHANGES: tuple[tuple[str, str, tuple[Any, ...]], ...] = (
     ("selector", "steps", (400, 800, 1600, 3200, 6400)),
@@ -73,26 +66,33 @@ CHANGES: tuple[tuple[str, str, tuple[Any, ...]], ...] = (
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run, its candidate pairs (marked wrong or not) and the one classifier that all is tried on."""
+    """A finished run: of its first repetition the candidate pairs (marked wrong or not) and the classifier on trial."""
 
     folder: Path
 
     @cached_property
     def settings(self) -> Settings:
         """As ``config.yaml`` has them."""
-        parser = build_parser()
-        chosen = parser.instantiate(parser.parse_args(["run", "--config", str(self.folder / "config.yaml")]))["run"]
-        return Settings(**{name: chosen[name] for name in Settings.__dataclass_fields__})
+        return load(self.folder / "config.yaml", runs=str(self.folder.absolute().parent))
+
+    @property
+    def seed(self) -> int:
+        """Of that repetition."""
+        return self.settings.seeds[0]
+
+    def result(self, stage: str) -> AnyPath:
+        """Return the folder of a result of that repetition."""
+        return find_result(self.folder, stage, self.seed)
 
     @cached_property
     def store(self) -> ClipStore:
         """The clips."""
-        return ClipStore(self.folder / "prepare")
+        return ClipStore(find_result(self.folder, "prepare"))
 
     @cached_property
     def vectors(self) -> ClipVectors:
         """What the run's own Selector was told of each clip."""
-        return ClipVectors.load(self.folder / "train-selector" / "vectors.safetensors")
+        return ClipVectors.load(self.result("describe") / "vectors.safetensors")
 
     @cached_property
     def labels_N(self) -> NDArray[np.int64]:
@@ -112,19 +112,21 @@ class Run:
         truth = read_truth(self.settings.data.root)
         if truth is None:
             raise SystemExit(f"{self.settings.data.root} holds no truth.parquet: give a run on a generated demo")
-        foreground, background = read_candidates(
-            self.folder / "match" / "pairs.parquet", self.settings.env.candidates, self.settings.seed
-        )
-        pairs = pd.DataFrame({"foreground": foreground, "background": background})
-        pairs = pairs.assign(front=self.vectors.rows(foreground), back=self.vectors.rows(background))
+        table = draw_candidates(self.result("match") / "pairs.parquet", self.settings.env.candidates, self.seed)
+        front, back = clip_rows(self.vectors, table)
+        pairs = table.to_pandas().astype(str).assign(front=front, back=back)
         pairs = pairs.assign(foreground_label=self.labels_N[pairs["front"]])
         return mark_wrong(pairs, truth, self.store.index)
 
     @cached_property
     def trial(self) -> ClassifierTrial:
         """One for all: a pair that it has seen, it need not composite again."""
-        pairs, trained = self.folder / "match" / "pairs.parquet", self.folder / "train-selector"
-        return build_trial(env_files(self.store, pairs, SelectorTraining.of(self.settings), trained))
+        return build_trial(self.files)
+
+    @cached_property
+    def files(self) -> EnvFiles:
+        """What the run's own environment is built from."""
+        return files_of(str(self.folder), self.seed)
 
 
 def in_class(pairs: pd.DataFrame, score: NDArray[np.floating[Any]]) -> float:
@@ -139,8 +141,8 @@ def wrong_in_best_half(pairs: pd.DataFrame, score: NDArray[np.floating[Any]]) ->
 def compare(run: Run, count: int) -> None:
     """Print the table of omega, agreement and oracle on some of the candidates."""
     pairs = run.candidates.sample(min(count, len(run.candidates)), random_state=0)
-    network = load_selector(run.folder / "train-selector").network
-    omega = score_pairs(network, run.vectors.clips_NFL, pairs["front"].to_numpy(), pairs["back"].to_numpy())
+    network = load_selector(run.result("train-selector")).network
+    omega = score_pairs(network, run.vectors, pairs["front"].to_numpy(), pairs["back"].to_numpy())
     samples = [Sample(*ends) for ends in zip(pairs["foreground"], pairs["background"], strict=True)]
     gain = pd.Series(one_step_gains(run.trial, samples, np.random.default_rng(0)), index=pairs.index)
     scores = {
@@ -178,7 +180,7 @@ def describe(run: Run, settings: Settings, labelled: bool) -> ClipVectors:
     if settings.selector.agreement:
         features_NF = np.column_stack([features_NF, class_agreement(features_NF, run.labels_N)])
     if labelled:
-        labels_LD = label_vectors(run.store.classes, settings.selector.labels, settings.match.embedding)
+        labels_LD = label_vectors(run.store.classes, settings.selector.labels, settings.selector.embedding)
     return ClipVectors(run.vectors.ids_N, features_NF, labels_LD[run.labels_N])
 
 
@@ -189,7 +191,7 @@ def train(run: Run, changed: Settings, vectors: ClipVectors, seed: int) -> Selec
     network = SelectorNetwork(vectors.features_NF.shape[1], vectors.labels_NL.shape[1], settings.hidden)
     blocks = (run.features_NF.shape[1], 1) if settings.agreement else None
     network.standardise(vectors.features_NF[vectors.rows(run.store.rows("train")["id"].tolist())], blocks)
-    ends = {"foreground_P": pairs["front"].to_numpy(), "background_P": pairs["back"].to_numpy()}
+    ends = {"foreground": pairs["front"].to_numpy(), "background": pairs["back"].to_numpy()}
     env = PairSelectionEnv(trial=trial, vectors=vectors, settings=changed.env, **ends)
     optimizer = torch.optim.Adam(network.parameters(), lr=settings.learning_rate)
     observation, _ = env.reset(seed=seed)
@@ -220,7 +222,7 @@ def ablate(run: Run, seeds: Sequence[int]) -> None:
         found = []
         for seed in seeds:
             network = train(run, changed, vectors, seed)
-            found.append(in_class(run.candidates, score_pairs(network, vectors.clips_NFL, front, back)))
+            found.append(in_class(run.candidates, score_pairs(network, vectors, front, back)))
         print(f"| {name} | {' | '.join(f'{auc:.3f}' for auc in found)} | {np.mean(found):.3f} |", flush=True)
 
 
