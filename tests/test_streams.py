@@ -175,6 +175,7 @@ def test_a_command_that_fails_in_mid_stream_says_why(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)  # Ray starts and ends fifty times
 def test_a_command_that_fails_in_mid_stream_says_why_each_time(tmp_path: Path) -> None:
     done = prepare_where_a_clip_cannot_be_written(tmp_path, "as it is", "50")
     assert done.stdout.splitlines() == ["status 2"] * 50, done.stderr[-3000:]
