@@ -17,7 +17,7 @@ from l2a_ray.runtime.settings import RuntimeSettings
 from l2a_ray.runtime.streams import close_all
 
 logger = logging.getLogger(__name__)
-STARTS = 3
+STARTS = 5
 """How often a Ray of our own is started before its time-outs are believed."""
 
 
