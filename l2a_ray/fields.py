@@ -10,10 +10,14 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from fsspec.implementations.local import LocalFileSystem
+
 from l2a_ray.errors import SettingError
-from l2a_ray.storage.files import as_path, open_file
+from l2a_ray.storage.files import AnyPath, as_path, open_file
 
 Rule = Callable[[Any], str | None]
 """Returns what is wrong with a value, as "must be positive"; None if nothing is."""
@@ -100,17 +104,17 @@ def _choices(hint: Any) -> tuple[Any, ...]:
     return ()
 
 
-def relevant(settings: Any, prefix: str = "", without: type | tuple[type, ...] = ()) -> dict[str, Any]:
+def relevant(settings: Any, prefix: str = "", without: Callable[[Any], bool] = lambda value: False) -> dict[str, Any]:
     """Return, by dotted name, the settings that a result depends on: those that matter and are not at their default.
 
     Defaults are left out so that a setting which the code gains later, at its default, changes no key. Whoever changes
-    a default raises the version of the stages that use it. Values of the types ``without`` are left out too.
+    a default raises the version of the stages that use it. Values that are ``without`` are left out too.
     """
     found: dict[str, Any] = {}
     for field in dataclasses.fields(settings):
         about, value = field.metadata, getattr(settings, field.name)
         owners: Mapping[str, Sequence[object]] = about.get("only_for", {})
-        if about.get("execution") or isinstance(value, without):
+        if about.get("execution") or without(value):
             continue
         if any(getattr(settings, owner) not in kinds for owner, kinds in owners.items()):
             continue
@@ -139,5 +143,12 @@ def content_digest(name: str | None) -> str | None:
     """Return a digest of the file that a setting names; the name itself where no such file is there."""
     if name is None or not (path := as_path(name)).is_file():
         return name
+    # What fsspec knows a file's state by: size and time of change, or a store's own tag.
+    return _digest(path, LocalFileSystem().ukey(path) if isinstance(path, Path) else path.fs.ukey(path.path))
+
+
+@lru_cache
+def _digest(path: AnyPath, state: str) -> str:
+    """Read the file once, and not for every stage: a model may have gigabytes."""
     with open_file(path) as file:
         return f"blake2b:{hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()}"

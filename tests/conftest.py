@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
-JHMDB = Path(os.environ.get("L2A_JHMDB", Path(__file__).parents[2] / "shared" / "data" / "jhmdb"))
+DATA = Path(__file__).parents[2] / "shared" / "data"
+JHMDB = Path(os.environ.get("L2A_JHMDB", DATA / "jhmdb"))
+SENT2VEC = Path(os.environ.get("L2A_SENT2VEC", DATA / "sent2vec"))
 
 
 @pytest.fixture
@@ -15,6 +17,14 @@ def jhmdb() -> Path:
     if not JHMDB.is_dir():
         pytest.skip("J-HMDB not found: set L2A_JHMDB to a folder holding videos/, masks/ and splits/")
     return JHMDB
+
+
+@pytest.fixture
+def sent2vec_models() -> Path:
+    """A folder of small sent2vec models (tiny_*.bin) and the library's own vectors (truth_*.npz); skipped if absent."""
+    if not SENT2VEC.is_dir():
+        pytest.skip("sent2vec models not found: set L2A_SENT2VEC to a folder holding tiny_*.bin and truth_*.npz")
+    return SENT2VEC
 
 
 @pytest.fixture(scope="module")

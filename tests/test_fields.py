@@ -1,6 +1,7 @@
 """How settings are declared: wrong values are refused, and a key holds what its result depends on and nothing else."""
 
 import math
+import os
 from dataclasses import dataclass, field, make_dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -9,7 +10,7 @@ import pytest
 
 from l2a_ray.composites.composite import CompositeSettings
 from l2a_ray.errors import SettingError, owned_by
-from l2a_ray.fields import above, at_least, between, check, plain, relevant, setting, within
+from l2a_ray.fields import above, at_least, between, check, content_digest, plain, relevant, setting, within
 from l2a_ray.pairs.settings import EmbeddingSettings, MatchSettings
 from l2a_ray.prepare.inpaint.fill import InpaintSettings
 from l2a_ray.prepare.segment.settings import DetectSettings, MotionSettings, SegmentSettings
@@ -178,6 +179,23 @@ def test_the_content_of_a_file_counts_and_not_its_path(tmp_path: Path) -> None:
     assert first != of(tmp_path / "a.pth", "other weights") != {}
     assert relevant(SegmentSettings(weights="COCO_V1")) == {}
     assert relevant(SegmentSettings(weights=str(tmp_path / "no.pth"))) == {"weights": str(tmp_path / "no.pth")}
+
+
+def test_a_file_is_read_once_as_long_as_it_stays_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[Any] = []
+
+    def noted(path: Path) -> Any:
+        opened.append(path)
+        return path.open("rb")
+
+    monkeypatch.setattr("l2a_ray.fields.open_file", noted)
+    path = tmp_path / "a.pth"
+    path.write_text("weights")
+    first = content_digest(str(path))
+    assert first == content_digest(str(path)) and opened == [path]
+    path.write_text("WEIGHTS")
+    os.utime(path, (0, 0))  # another time than before, however coarse the clock
+    assert content_digest(str(path)) != first and opened == [path, path]
 
 
 def test_settings_become_what_json_knows() -> None:

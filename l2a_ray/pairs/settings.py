@@ -1,10 +1,12 @@
 """Which pairs are candidates, and how many are kept; apart from the code, so that reading settings loads no tables."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from l2a_ray.errors import SettingError
 from l2a_ray.fields import at_least, check, setting, within
+from l2a_ray.storage.files import as_path
 
 LabelEncoding = Literal["one_hot", "name"]
 
@@ -17,7 +19,8 @@ class EmbeddingSettings:
     """`minilm`: all-MiniLM-L6-v2, offline from an installed package (ours); `sent2vec`: as in the paper, 3.2."""
 
     model: str | None = setting(None, content=True, only_for={"kind": ["sent2vec"]})
-    """The .bin file of a sent2vec model, for kind sent2vec alone. Origin: the paper does not say which file."""
+    """The .bin file of a sent2vec model, in a folder and not in an object store, for kind sent2vec alone. Origin: the
+    paper does not say which file."""
 
     def __post_init__(self) -> None:
         check(self)
@@ -25,6 +28,9 @@ class EmbeddingSettings:
             raise SettingError("model", None, "must name a sent2vec .bin file for kind sent2vec")
         if self.kind == "minilm" and self.model is not None:
             raise SettingError("model", self.model, "must be left out for kind minilm")
+        if self.model is not None and not isinstance(as_path(self.model), Path):
+            reason = "must lie in a folder: parts of it are read through a memory map. Copy it out of the object store"
+            raise SettingError("model", self.model, reason)
 
 
 @dataclass(frozen=True, kw_only=True)
