@@ -7,8 +7,9 @@ import pytest
 from numpy.typing import NDArray
 
 from l2a_ray.composites.composite import CompositeSettings
-from l2a_ray.composites.loader import Sample, SampleLoader, crop_and_flip
+from l2a_ray.composites.loader import Sample, SampleLoader
 from l2a_ray.composites.schedule import COMPOSITES, REAL, Schedule, Stream, stack
+from l2a_ray.composites.views import crop_and_flip
 from l2a_ray.errors import SettingError, StageError
 from l2a_ray.pairs.labels import NONE, Labels
 from l2a_ray.prepare.segment.base import Planes

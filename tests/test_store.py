@@ -20,6 +20,7 @@ from l2a_ray.prepare.store import (
     PARTS,
     PLANES,
     CachedClipStore,
+    Choice,
     ClipStore,
     Part,
     clip_path,
@@ -70,9 +71,9 @@ def test_samples_read_what_they_show_and_no_more(
     asked, unpacked = list[tuple[str, set[str]]](), list[int]()
     read_tensors = store_module._read_tensors
 
-    def reading(path: AnyPath, names: tuple[Part, ...]) -> object:
+    def reading(path: AnyPath, names: tuple[Part, ...], choice: Choice | None) -> object:
         asked.append((path.name.partition("-")[0], set(names)))
-        return read_tensors(path, names)
+        return read_tensors(path, names, choice)
 
     def unpacking(bits: NDArray[np.uint8], width: int) -> NDArray[np.bool_]:
         unpacked.append(width)

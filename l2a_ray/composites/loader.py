@@ -3,15 +3,17 @@
 Imports no Ray. Axes: T time, H height, W width, C channel, L classes.
 """
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from l2a_ray.composites.composite import CompositeSettings, mix_labels
+from l2a_ray.composites.frames import choice_of
 from l2a_ray.composites.mixes import mix, parts_of_pair
-from l2a_ray.errors import SettingError, StageError
+from l2a_ray.composites.settings import ALL_FRAMES, FrameSampling
+from l2a_ray.composites.views import crop_and_flip
+from l2a_ray.errors import StageError
 from l2a_ray.pairs.labels import NONE, Labels
 from l2a_ray.prepare.store import ClipStore
 from l2a_ray.runtime.telemetry import count
@@ -37,10 +39,17 @@ class ClipLoader:
         store: the prepared clips.
         settings: how composites are made and labelled.
         labels: of the clips; None: those that the data set gives.
+        sampling: which of the stored frames are shown.
     """
 
-    def __init__(self, store: ClipStore, settings: CompositeSettings, labels: Labels | None = None) -> None:
-        self.store, self.settings = store, settings
+    def __init__(
+        self,
+        store: ClipStore,
+        settings: CompositeSettings,
+        labels: Labels | None = None,
+        sampling: FrameSampling = ALL_FRAMES,
+    ) -> None:
+        self.store, self.settings, self.sampling = store, settings, sampling
         self.labels = labels or Labels.given(store.columns("id", "label"))
         self.one_hot = np.eye(len(store.classes), dtype=np.float32)
 
@@ -49,20 +58,22 @@ class ClipLoader:
     ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
         """Return the whole frames, uint8 (T, H, W, C), neither cropped nor flipped, and the label distribution (L,).
 
-        ``rng`` draws what a kind of mix leaves to chance; None: the same for the same pair. `paste` draws nothing.
+        ``rng`` draws the frames, where not all that are stored are shown, and what a kind of mix leaves to chance, if
+        anything; None: the middle frames, and the same mix for the same pair.
 
         Raises:
             StageError: a clip has no label.
             StorageError: a clip's file is missing or damaged.
         """
         wanted, wanted_behind = parts_of_pair(self.settings)
-        front = self.store.read_parts(sample.foreground, ("frames",) if sample.background is None else wanted)
+        choice = choice_of(self.sampling, rng)
+        front = self.store.read_parts(sample.foreground, ("frames",) if sample.background is None else wanted, choice)
         front_label = self.one_hot[self.label(sample.foreground)]
         if sample.background is None:
             return front["frames"], front_label
         if rng is None:
             rng = np.random.default_rng(list(f"{sample.foreground}{sample.background}".encode()))
-        mixed = mix(front, self.store.read_parts(sample.background, wanted_behind), self.settings, rng)
+        mixed = mix(front, self.store.read_parts(sample.background, wanted_behind, choice), self.settings, rng)
         count("l2a_samples_composited")
         back_label = self.one_hot[self.label(sample.background)]
         return mixed.frames_THWC, mix_labels(front_label, back_label, mixed.weight)
@@ -88,10 +99,18 @@ class SampleLoader(ClipLoader):
         settings: how composites are made and labelled.
         crop: side of the square that is cut out, pixels.
         labels: of the clips; None: those that the data set gives.
+        sampling: which of the stored frames are shown.
     """
 
-    def __init__(self, store: ClipStore, settings: CompositeSettings, crop: int, labels: Labels | None = None) -> None:
-        super().__init__(store, settings, labels)
+    def __init__(
+        self,
+        store: ClipStore,
+        settings: CompositeSettings,
+        crop: int,
+        labels: Labels | None = None,
+        sampling: FrameSampling = ALL_FRAMES,
+    ) -> None:
+        super().__init__(store, settings, labels, sampling)
         self.crop = crop
 
     def __call__(
@@ -101,8 +120,8 @@ class SampleLoader(ClipLoader):
 
         Args:
             sample: a real clip or a pair.
-            rng: draws the crop's place and the flip, alike for all frames, after compositing; None: the centre,
-                not flipped.
+            rng: draws the frames and, alike for all of them and after compositing, the crop's place and the flip; None:
+                the middle frames, the centre, not flipped.
 
         Raises:
             SettingError: the crop is larger than the clip.
@@ -111,28 +130,3 @@ class SampleLoader(ClipLoader):
         """
         frames, label = self.blend(sample, rng)
         return crop_and_flip(frames, self.crop, rng), label
-
-
-def crop_and_flip(frames_THWC: NDArray[np.uint8], crop: int, rng: np.random.Generator | None) -> NDArray[np.uint8]:
-    """Cut the same square out of all frames and flip them with probability 1/2; without ``rng`` the centre, unflipped.
-
-    Raises:
-        SettingError: the crop is larger than the frames.
-    """
-    height, width = frames_THWC.shape[1:3]
-    if crop > min(height, width):
-        reason = f"must be at most the clips' short side, {min(height, width)} pixels (decode.size)"
-        raise SettingError("crop", crop, reason)
-    if rng is None:
-        top, left, flip = (height - crop) // 2, (width - crop) // 2, False
-    else:
-        top, left = int(rng.integers(height - crop + 1)), int(rng.integers(width - crop + 1))
-        flip = bool(rng.integers(2))
-    window = frames_THWC[:, top : top + crop, left : left + crop]
-    return window[:, :, ::-1] if flip else window
-
-
-VIEWS: Mapping[str, Callable[[NDArray[np.uint8], int, np.random.Generator | None], NDArray[np.uint8]]] = {
-    "weak": crop_and_flip
-}
-"""The ways to look at a sample, by name."""

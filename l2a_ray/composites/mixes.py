@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from l2a_ray.composites.composite import CompositeSettings, composite, foreground_ratio, label_weight, place
+from l2a_ray.composites.transforms import as_frames, as_video, draw
 from l2a_ray.prepare.store import Part
 
 Frames = NDArray[np.uint8]
@@ -84,7 +85,7 @@ def _cutout(front: Parts, back: Parts, settings: CompositeSettings, rng: np.rand
     from torchvision.transforms import v2
 
     erase = v2.RandomErasing(p=1.0, scale=(settings.cutout_area, settings.cutout_area), ratio=(1.0, 1.0), value=0)
-    return Mixed(_frames(_draw(erase, rng, _video(_placed(front, back)))), 1.0)
+    return Mixed(as_frames(draw(erase, rng, as_video(_placed(front, back).astype(np.float32)))), 1.0)
 
 
 def _videomix(front: Parts, back: Parts, settings: CompositeSettings, rng: np.random.Generator) -> Mixed:
@@ -107,7 +108,6 @@ _KINDS: dict[str, Callable[[Parts, Parts, CompositeSettings, np.random.Generator
 }
 
 
-# Torch is imported where it is needed: processes that only paste start sooner and take less memory without it.
 def _by_torchvision(name: str, alpha: float, front: Parts, back: Parts, rng: np.random.Generator) -> Mixed:
     """Mix by a transform of labelled batches: of a batch of two, the first is mixed with the second."""
     import torch
@@ -115,29 +115,8 @@ def _by_torchvision(name: str, alpha: float, front: Parts, back: Parts, rng: np.
 
     both = np.stack([_placed(front, back), back["frames"]])
     transform = getattr(v2, name)(alpha=float(alpha), num_classes=2)
-    mixed, labels = _draw(transform, rng, _video(both), torch.tensor([0, 1]))
-    return Mixed(_frames(mixed[0]), float(labels[0, 0]))
-
-
-def _draw(transform: Any, rng: np.random.Generator, *inputs: Any) -> Any:
-    """Call a transform; it draws from torch's global generator, which is left as it was."""
-    import torch
-
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int(rng.integers(2**63)))
-        return transform(*inputs)
-
-
-def _video(frames: Frames) -> Any:
-    """Return frames (..., H, W, C) as a float video (..., C, H, W), all of which a transform changes alike."""
-    import torch
-    from torchvision import tv_tensors
-
-    return tv_tensors.Video(torch.from_numpy(frames.copy()).movedim(-1, -3).float())
-
-
-def _frames(video: Any) -> Frames:
-    return np.ascontiguousarray(video.round().byte().movedim(-3, -1).numpy())
+    mixed, labels = draw(transform, rng, as_video(both.astype(np.float32)), torch.tensor([0, 1]))
+    return Mixed(as_frames(mixed[0]), float(labels[0, 0]))
 
 
 def _placed(front: Parts, back: Parts) -> Frames:

@@ -12,7 +12,9 @@ from zlib import crc32
 import numpy as np
 from numpy.typing import NDArray
 
-from l2a_ray.composites.loader import VIEWS, Sample, SampleLoader
+from l2a_ray.composites.loader import Sample, SampleLoader
+from l2a_ray.composites.settings import UNCHANGED, AugmentSettings
+from l2a_ray.composites.views import VIEWS
 
 REAL, COMPOSITES = "real", "composites"
 _NUMBERS = {REAL: 0, COMPOSITES: 1}
@@ -92,7 +94,7 @@ class Schedule:
         return positions
 
     def rng(self, step: int, position: int, view: int = 0) -> np.random.Generator:
-        """Return the generator of one view of one sample; the first also draws what a mix leaves to chance."""
+        """Return the generator of one view of one sample; the first also draws frames and mixes."""
         return np.random.default_rng((self.seed, _CROPS, step, position, *([view] if view else [])))
 
     @property
@@ -134,8 +136,14 @@ class Stacked(NamedTuple):
     views: NDArray[np.str_]
 
 
-def stack(loader: SampleLoader, schedule: Schedule, step: int, positions: Sequence[int]) -> Stacked:
-    """Make the samples at some positions of one step."""
+def stack(
+    loader: SampleLoader,
+    schedule: Schedule,
+    step: int,
+    positions: Sequence[int],
+    augment: AugmentSettings = UNCHANGED,
+) -> Stacked:
+    """Make the samples at some positions of one step; all views of a sample show the same frames."""
     drawn, rows = schedule.batch(step), []
     for position in positions:
         stream, sample = drawn[position]
@@ -143,7 +151,7 @@ def stack(loader: SampleLoader, schedule: Schedule, step: int, positions: Sequen
         frames, label = loader.blend(sample, rng)
         for number, view in enumerate(stream.views):
             rng = schedule.rng(step, position, number) if number else rng
-            rows.append((VIEWS[view](frames, loader.crop, rng), label, stream.name, view))
+            rows.append((VIEWS[view](frames, loader.crop, rng, augment), label, stream.name, view))
     clips, labels, names, views = zip(*rows, strict=True)
     return Stacked(np.stack(clips), np.stack(labels), np.array(names), np.array(views))
 

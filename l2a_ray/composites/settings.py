@@ -1,11 +1,13 @@
-"""How pairs are composited; apart from the code, so that reading the settings loads no OpenCV."""
+"""How samples are made; apart from the code, so that reading the settings loads no OpenCV."""
 
 from dataclasses import dataclass
 from typing import Literal
 
-from l2a_ray.fields import above, between, check, setting, within
+from l2a_ray.fields import above, at_least, between, check, setting, within
 
 PASTE = {"kind": ["paste"]}
+RANDAUGMENT = {"kind": ["randaugment"]}
+Sampling = Literal["segments", "stretch"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,3 +59,37 @@ class CompositeSettings:
             cutout_area=between(0, 1),
             videomix_alpha=above(0),
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrameSampling:
+    """Which of a clip's stored frames a sample shows: ``classifier.frames`` and ``classifier.sampling``."""
+
+    count: int | None = None
+    """Frames a sample; None: all that are stored."""
+    kind: Sampling = "segments"
+    """How they are chosen."""
+
+    def __post_init__(self) -> None:
+        check(self, count=lambda count: None if count is None else at_least(1)(count))
+
+
+ALL_FRAMES = FrameSampling()
+
+
+@dataclass(frozen=True, kw_only=True)
+class AugmentSettings:
+    """What training does to a sample after it is cropped and flipped."""
+
+    kind: Literal["none", "randaugment"] = "none"
+    """`randaugment`: operations of torchvision's RandAugment, drawn once a clip: its frames change alike."""
+    num_ops: int = setting(2, only_for=RANDAUGMENT)
+    """Operations one after the other. Origin: torchvision's default, the RandAugment paper's for ImageNet."""
+    magnitude: int = setting(9, only_for=RANDAUGMENT)
+    """How strong they are, 0 to 30. Origin: torchvision's default, the RandAugment paper's for ImageNet."""
+
+    def __post_init__(self) -> None:
+        check(self, num_ops=at_least(1), magnitude=within(0, 30))
+
+
+UNCHANGED = AugmentSettings()

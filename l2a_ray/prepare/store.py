@@ -7,7 +7,7 @@ labels, classes and splits stand in the index alone. Axes: T time, H height, W w
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from operator import attrgetter
@@ -42,6 +42,8 @@ Row = dict[str, Any]
 """A row of the index or of the table of failures, or what a clip's file says of itself."""
 Part = Literal["frames", "background", "objects", "people", "boxes", "people_boxes"]
 """A tensor of a clip: ``frames`` and ``background``, uint8 (T, H, W, C), or one of ``PLANES``, bool (T, H, W)."""
+Choice = Callable[[int], NDArray[np.int64]]
+"""Takes the number of frames that a clip has and returns which of them are wanted."""
 PLANES: tuple[Part, ...] = ("objects", "people", "boxes", "people_boxes")
 PARTS: tuple[Part, ...] = ("frames", "background", *PLANES)
 NO_FOREGROUND, NO_BACKGROUND = "no foreground found", "no background seen"
@@ -170,15 +172,20 @@ class ClipStore:
         parts = self.read_parts(clip_id, PARTS)
         return StoredClip(parts["frames"], parts["background"], Planes(**{str(name): parts[name] for name in PLANES}))
 
-    def read_parts(self, clip_id: str, parts: Sequence[Part]) -> dict[Part, NDArray[Any]]:
+    def read_parts(self, clip_id: str, parts: Sequence[Part], choice: Choice | None = None) -> dict[Part, NDArray[Any]]:
         """Read some parts of a clip and nothing else of its file; of an object, all of it in one request.
+
+        Args:
+            clip_id: the clip.
+            parts: which arrays.
+            choice: which of their frames; None: all.
 
         Raises:
             StorageError: its file is missing or damaged.
         """
         path = self.path(clip_id)
         try:
-            tensors, width = _read_tensors(path, parts)
+            tensors, width = _read_tensors(path, parts, choice)
         except (OSError, SafetensorError, KeyError) as error:
             raise StorageError(f"{path}: cannot be read ({error}). {MEND}") from error
         return {name: unpack(array, width) if name in PLANES else array for name, array in tensors.items()}
@@ -210,8 +217,8 @@ class CachedClipStore(ClipStore):
         super().__init__(root)
         self._kept: LRUCache[tuple[str, Part], NDArray[Any]] = LRUCache(memory, getsizeof=attrgetter("nbytes"))
 
-    def read_parts(self, clip_id: str, parts: Sequence[Part]) -> dict[Part, NDArray[Any]]:
-        """Return some parts of a clip, from memory where they are there."""
+    def read_parts(self, clip_id: str, parts: Sequence[Part], choice: Choice | None = None) -> dict[Part, NDArray[Any]]:
+        """Return some parts of a clip, from memory where they are there; all their frames are kept."""
         found = {part: self._kept[clip_id, part] for part in parts if (clip_id, part) in self._kept}
         if unread := [part for part in parts if part not in found]:
             read = super().read_parts(clip_id, unread)
@@ -219,7 +226,7 @@ class CachedClipStore(ClipStore):
             self._kept.update(
                 {(clip_id, part): array for part, array in read.items() if array.nbytes <= self._kept.maxsize}
             )
-        return found
+        return found if choice is None else {part: array[choice(len(array))] for part, array in found.items()}
 
 
 def clip_path(clips: AnyPath, clip_id: str, source_hash: str) -> AnyPath:
@@ -258,13 +265,25 @@ def read_metadata(path: AnyPath) -> dict[str, str] | None:
         return None
 
 
-def _read_tensors(path: AnyPath, names: Sequence[Part]) -> tuple[dict[Part, NDArray[np.uint8]], int]:
-    """Return tensors as they are stored, and the clip's width in pixels."""
+def _read_tensors(
+    path: AnyPath, names: Sequence[Part], choice: Choice | None
+) -> tuple[dict[Part, NDArray[np.uint8]], int]:
+    """Return tensors as they are stored, the chosen frames of them, and the clip's width in pixels."""
     if not isinstance(path, Path):
         found = cast("dict[Part, NDArray[np.uint8]]", safetensors.numpy.load(read_bytes(path)))
-        return {name: found[name] for name in names}, found["frames"].shape[2]
+        frames, _, width, _ = found["frames"].shape
+        rows = slice(None) if choice is None else choice(frames)
+        return {name: found[name][rows] for name in names}, width
     with safe_open(path, framework="numpy") as file:
-        return {name: file.get_tensor(name) for name in names}, file.get_slice("frames").get_shape()[2]
+        frames, _, width, _ = file.get_slice("frames").get_shape()
+        if choice is None:
+            return {name: file.get_tensor(name) for name in names}, width
+        # Each run of consecutive frames is one piece of the file.
+        rows = choice(frames)
+        runs = np.split(rows, np.flatnonzero(np.diff(rows) != 1) + 1)
+        pieces = [slice(int(run[0]), int(run[-1]) + 1) for run in runs]
+        stored = {name: file.get_slice(name) for name in names}
+        return {name: np.concatenate([part[piece] for piece in pieces]) for name, part in stored.items()}, width
 
 
 def write_index(

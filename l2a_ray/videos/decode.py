@@ -1,8 +1,8 @@
-"""Reading a video file: frames at uniform times, resized (PyAV)."""
+"""Reading a video file: frames at uniform times, upright, resized (PyAV)."""
 
 import io
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,13 +11,12 @@ from typing import BinaryIO
 import av
 import numpy as np
 from av.container import InputContainer
-from av.video.frame import VideoFrame
-from av.video.reformatter import Interpolation, VideoReformatter
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from l2a_ray.errors import VideoError
 from l2a_ray.storage.files import as_path, open_file, read_bytes
+from l2a_ray.videos.picture import NO_BORDERS, BorderFinder, Borders, Scaler, turn_of
 from l2a_ray.videos.settings import MIN_SIDE
 from l2a_ray.videos.settings import DecodeSettings as DecodeSettings
 
@@ -38,6 +37,7 @@ class Clip:
         indices_T: which of the file's frames they are, int64.
         frame_count: number of frames the file holds (decoded, not what the header says).
         rate: frames per second.
+        cut: shares of the upright picture's height and width that were cut from each of its sides, as black borders.
     """
 
     path: str
@@ -45,6 +45,7 @@ class Clip:
     indices_T: NDArray[np.int64]
     frame_count: int
     rate: float
+    cut: tuple[float, float] = (0.0, 0.0)
 
 
 def uniform_indices(count: int, frames: int) -> NDArray[np.int64]:
@@ -53,6 +54,24 @@ def uniform_indices(count: int, frames: int) -> NDArray[np.int64]:
     The rule of Temporal Segment Networks at test time (Wang et al. 2016).
     """
     return (2 * np.arange(frames, dtype=np.int64) + 1) * count // (2 * frames)
+
+
+def timed_indices(times_N: NDArray[np.int64], frames: int) -> NDArray[np.int64]:
+    """Give the frame that is shown in the middle of each of ``frames`` equal parts of a video's playing time.
+
+    Where all frames are shown equally long it is :func:`uniform_indices`, which also serves where times go back.
+
+    Args:
+        times_N: when each frame of the video begins to be shown, in ticks of any length. The last one is taken to be
+            shown as long as the others are in the mean.
+        frames: how many are wanted.
+    """
+    count = len(times_N)
+    if count < 2 or (np.diff(times_N) < 0).any():
+        return uniform_indices(count, frames)
+    length = int(times_N[-1] - times_N[0]) * count // (count - 1)
+    middles = times_N[0] + uniform_indices(length, frames)
+    return np.asarray(np.searchsorted(times_N, middles, side="right"), np.int64) - 1
 
 
 def decode(path: str, settings: DecodeSettings, source: BinaryIO | None = None) -> Clip:
@@ -73,19 +92,27 @@ def decode(path: str, settings: DecodeSettings, source: BinaryIO | None = None) 
     source = source or fetch(path)
     try:
         header = _probe(path, source)
-        picked, count, broken = _read(path, source, uniform_indices(header.packets, settings.frames), settings.size)
-        promised = round((header.packets if broken else count) / header.share)
+        read = _read(path, source, _indices(header.times, settings), settings)
+        count = len(read.times)
+        promised = round((len(header.times) if read.broken else count) / header.share)
         if count < MIN_SHARE * promised:
             raise VideoError(path, f"truncated: {count} of {promised} frames could be decoded", _REPLACE)
         if count < 2:
             raise VideoError(path, f"it holds {count} frame, motion needs 2", _NO_VIDEO)
-        indices = uniform_indices(count, settings.frames)
-        if count != header.packets:  # a packet is not always a frame: read again, now that the number is known
-            picked, _, _ = _read(path, source, indices, settings.size)
+        indices, borders = _indices(read.times, settings), read.borders
+        # A packet is not always a frame, and borders are known when all has been seen: then the file is read again.
+        if borders != NO_BORDERS or not read.picked.keys() >= set(indices.tolist()):
+            read = _read(path, source, indices, settings, borders)
     except av.FFmpegError as error:
         raise VideoError(path, f"cannot be decoded ({error.strerror})", _REPLACE) from error
-    frames = np.stack([picked[index] for index in indices.tolist()])
-    return Clip(path=path, frames_THWC=frames, indices_T=indices, frame_count=count, rate=header.rate)
+    frames = np.stack([read.picked[index] for index in indices.tolist()])
+    return Clip(path=path, frames_THWC=frames, indices_T=indices, frame_count=count, rate=header.rate, cut=read.cut)
+
+
+def _indices(times: Sequence[int], settings: DecodeSettings) -> NDArray[np.int64]:
+    if settings.spacing == "frames":
+        return uniform_indices(len(times), settings.frames)
+    return timed_indices(np.array(times, np.int64), settings.frames)
 
 
 def fetch(path: str) -> io.BytesIO | None:
@@ -174,19 +201,20 @@ def _open(path: str, source: BinaryIO | None) -> Iterator[tuple[InputContainer, 
 
 @dataclass(frozen=True)
 class _Header:
-    packets: int  # of the video stream: the number of its frames in all but odd files
+    times: list[int]  # when the packets of the video stream are shown; in all but odd files each is a frame
     share: float  # of the promised playing time that the file holds, in (0, 1]
     rate: float
 
 
 def _probe(path: str, source: BinaryIO | None) -> _Header:
-    packets, end = 0, 0.0
+    times, end = list[int](), 0.0
     with _open(path, source) as (container, stream):
         for packet in container.demux():
             start = packet.dts if packet.pts is None else packet.pts
             if not packet.size or start is None:
                 continue
-            packets += packet.stream is stream and not packet.is_discard
+            if packet.stream is stream and not packet.is_discard:
+                times.append(start)
             # Of all streams, because the sound may go on after the picture without a fault.
             end = max(end, float((start + (packet.duration or 0)) * packet.time_base))
         rate = float(stream.average_rate or stream.guessed_rate or 0)
@@ -194,30 +222,49 @@ def _probe(path: str, source: BinaryIO | None) -> _Header:
         if container.format.name == "avi" and rate:  # a cut AVI has its duration corrected when opened, not this number
             promised = max(promised, stream.frames / rate)
         share = min(1.0, end / promised) if promised > 0 and end > 0 else 1.0
-        return _Header(packets=packets, share=share, rate=rate)
+        return _Header(times=sorted(times), share=share, rate=rate)
+
+
+@dataclass
+class _Read:
+    """What decoding a whole file gave."""
+
+    picked: dict[int, NDArray[np.uint8]]  # the wanted frames (H, W, C) by index
+    times: list[int]  # when each frame is shown, in the stream's ticks
+    broken: bool = False  # whether decoding broke off
+    borders: Borders = NO_BORDERS
+    cut: tuple[float, float] = (0.0, 0.0)
 
 
 def _read(
-    path: str, source: BinaryIO | None, wanted: NDArray[np.int64], size: int
-) -> tuple[dict[int, NDArray[np.uint8]], int, bool]:
-    """Decode the whole file; only the wanted frames are converted, each scaled and turned to RGB in one step.
-
-    Returns:
-        The wanted frames (H, W, 3) by index, the number of frames decoded, and whether decoding broke off.
-    """
-    positions, picked, count = set(wanted.tolist()), dict[int, NDArray[np.uint8]](), 0
-    reformatter, width, height = VideoReformatter(), 0, 0
+    path: str,
+    source: BinaryIO | None,
+    wanted: NDArray[np.int64],
+    settings: DecodeSettings,
+    borders: Borders = NO_BORDERS,
+) -> _Read:
+    """Decode a file frame by frame; only the wanted ones are converted, and what is kept of them is small."""
+    positions, read = set(wanted.tolist()), _Read({}, [], cut=(0.0, 0.0))
+    finder = BorderFinder(settings.border_level) if settings.borders == "cut" and borders == NO_BORDERS else None
     with _open(path, source) as (container, stream):
         try:
-            for frame in container.decode(stream):
+            for count, frame in enumerate(container.decode(stream)):
                 if count == 0:
-                    width, height = _target(path, frame, size)
+                    width, height = frame.width - 2 * borders.columns, frame.height - 2 * borders.rows
+                    _check_picture(path, width, height)
+                    scale = Scaler(settings.size, borders, frame)
+                    shares = borders.rows / frame.height, borders.columns / frame.width
+                    read.cut = (shares[1], shares[0]) if turn_of(frame).swap else shares
                 if count in positions:
-                    picked[count] = _convert(reformatter, frame, width, height)
-                count += 1
+                    read.picked[count] = scale(frame)
+                    if finder:
+                        finder.see(frame)
+                read.times.append(read.times[-1] + 1 if frame.pts is None and read.times else frame.pts or 0)
         except av.FFmpegError:
-            return picked, count, True
-    return picked, count, False
+            read.broken = True
+    if finder:
+        read.borders = finder.borders()
+    return read
 
 
 def _check_picture(path: str, width: int, height: int) -> None:
@@ -226,16 +273,3 @@ def _check_picture(path: str, width: int, height: int) -> None:
         cause = f"the picture is {width} x {height} pixels"
         advice = f"Use sides of {MIN_SIDE} pixels or more, the long one at most {MAX_ASPECT} times the short one"
         raise VideoError(path, cause, advice)
-
-
-def _target(path: str, frame: VideoFrame, size: int) -> tuple[int, int]:
-    _check_picture(path, frame.width, frame.height)
-    short, long = sorted((frame.width, frame.height))
-    scaled = 2 * round(long * size / short / 2)
-    return (size, scaled) if frame.width < frame.height else (max(size, scaled), size)
-
-
-def _convert(reformatter: VideoReformatter, frame: VideoFrame, width: int, height: int) -> NDArray[np.uint8]:
-    rgb = reformatter.reformat(frame, width, height, "rgb24", interpolation=Interpolation.BILINEAR, threads=1)
-    # Phones store the picture as the sensor lies and note how to turn it, counter-clockwise.
-    return np.rot90(rgb.to_ndarray(), frame.rotation // 90)

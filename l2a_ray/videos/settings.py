@@ -58,12 +58,25 @@ class DecodeSettings:
 
     frames: int = 8
     """Frames a clip, at uniform times over the whole video (paper, section 5.1)."""
+    spacing: Literal["frames", "time"] = "frames"
+    """`frames`: every so many frames of the file; `time`: every so many seconds, which is another thing where the frame
+    rate varies, as in recordings of phones and screens. Ours."""
     size: int = 128
     """Short side of a frame in pixels, aspect kept; at least `classifier.crop` (ours: room for the 112 x 112 crops of
     section 5.1)."""
+    borders: Literal["keep", "cut"] = "keep"
+    """`cut`: what is black on two opposite sides in all frames, as in films on television and upright phone video in a
+    wide frame, is cut off before resizing; such a file is decoded twice. Ours."""
+    border_level: int = setting(24, only_for={"borders": ["cut"]})
+    """Up to which red, green and blue count as black, 0 to 255 (FFmpeg's cropdetect has 24)."""
 
     def __post_init__(self) -> None:
-        check(self, frames=at_least(2, "frames: motion needs two"), size=at_least(MIN_SIDE, "pixels"))
+        check(
+            self,
+            frames=at_least(2, "frames: motion needs two"),
+            size=at_least(MIN_SIDE, "pixels"),
+            border_level=within(0, 255),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
