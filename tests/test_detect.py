@@ -189,7 +189,7 @@ def test_what_counts_as_an_objects_pixel_is_a_setting(weights: Path) -> None:
     assert covered[0] > covered[1] > covered[2]
 
 
-def test_the_segmenter_of_the_default_kind_runs_mask_rcnn(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_segmenter_maskrcnn_runs_mask_rcnn(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     quick = partial(MaskRCNNDetector, min_size=64, max_size=128)
     monkeypatch.setattr("l2a_ray.prepare.segment.maskrcnn.MaskRCNNDetector", quick)
     settings = SegmentSettings(weights=str(weights), detect=DetectSettings(score=1.0))
@@ -205,7 +205,7 @@ def test_the_segmenter_of_the_default_kind_runs_mask_rcnn(weights: Path, monkeyp
         ({"model": {"conv.weight": torch.zeros(3)}}, "must hold a plain state dict"),
     ],
 )
-def test_weights_that_cannot_be_had_name_the_three_ways_out(content: Any, cause: str, tmp_path: Path) -> None:
+def test_weights_that_cannot_be_had_name_the_ways_out(content: Any, cause: str, tmp_path: Path) -> None:
     path = tmp_path / "w.pth"
     if isinstance(content, bytes):
         path.write_bytes(content)
@@ -213,14 +213,14 @@ def test_weights_that_cannot_be_had_name_the_three_ways_out(content: Any, cause:
         torch.save(content, path)
     with pytest.raises(SettingError, match=cause) as caught:
         build_segmenter(SegmentSettings(weights=str(path)))
-    for way in ("name a file here", "kind=precomputed", "kind=motion"):
+    for way in ("name a file here", "kind=precomputed", "kind=people", "kind=motion"):
         assert way in str(caught.value)
 
 
-def test_no_network_names_the_three_ways_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_no_network_names_the_ways_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr("torch.hub.download_url_to_file", _unreachable)
-    with pytest.raises(SettingError, match=r"^weights='COCO_V1'.*cannot be downloaded.*Three ways out"):
+    with pytest.raises(SettingError, match=r"^weights='COCO_V1'.*cannot be downloaded.*Four ways out"):
         build_segmenter(SegmentSettings())
 
 

@@ -172,7 +172,7 @@ def test_unusable_images_are_refused_with_cause(tmp_path: Path) -> None:
 def test_bad_settings_are_refused_before_any_work(tmp_path: Path) -> None:
     with pytest.raises(SettingError, match=r"^masks=None"):
         build_segmenter(SegmentSettings(kind="precomputed"))
-    with pytest.raises(SettingError, match=r"^kind='sam'.*maskrcnn, mmdet, precomputed, motion"):
+    with pytest.raises(SettingError, match=r"^kind='sam'.*auto, maskrcnn, mmdet, precomputed, people, motion"):
         SegmentSettings(kind="sam")  # type: ignore[arg-type]
     for field, value in {"contrast": 0, "noise": -1.0, "min_area": 1.5, "min_share": float("nan")}.items():
         with pytest.raises(SettingError, match=rf"^{field}="):

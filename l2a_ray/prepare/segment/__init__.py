@@ -18,6 +18,7 @@ def build_segmenter(settings: SegmentSettings) -> "Segmenter":
         MissingPackageError: mmdet is asked for and not installed.
         SettingError: no folder of masks is named, or it does not exist; a network's weights cannot be had, or are of
             another one.
+        StorageError: weights that come with this package are missing or damaged.
     """
     # Imported here: settings are read without OpenCV, and only networks need PyTorch. Another segmenter is one module
     # and one case.
@@ -30,6 +31,10 @@ def build_segmenter(settings: SegmentSettings) -> "Segmenter":
             from l2a_ray.prepare.segment.motion import MotionSegmenter
 
             return MotionSegmenter(settings.motion)
+        case "people":
+            from l2a_ray.prepare.segment.people.segmenter import PeopleSegmenter
+
+            return PeopleSegmenter(settings.people)
         case "maskrcnn":
             from l2a_ray.prepare.segment.detect import DetectorSegmenter
             from l2a_ray.prepare.segment.maskrcnn import MaskRCNNDetector
@@ -41,6 +46,8 @@ def build_segmenter(settings: SegmentSettings) -> "Segmenter":
             from l2a_ray.prepare.segment.mmdet import MMDetDetector
 
             return DetectorSegmenter(MMDetDetector(cast(str, settings.config), settings.checkpoint), settings.detect)
+        case "auto":
+            raise SettingError("kind", settings.kind, "must be one that `choose` of segment/choose.py has chosen")
 
 
 def mask_files(settings: SegmentSettings) -> MaskFiles:

@@ -18,8 +18,9 @@ from l2a_ray.storage.weights import WeightsError, read_weights
 
 CLASSES = np.array(Weights.COCO_V1.meta["categories"])
 WAYS_OUT = (
-    "Three ways out: name a file here (maskrcnn_resnet50_fpn_v2's state dict), use masks made elsewhere "
-    "(kind=precomputed), or go without weights (kind=motion, for still or panning cameras)"
+    "Four ways out: name a file here (maskrcnn_resnet50_fpn_v2's state dict), use masks made elsewhere "
+    "(kind=precomputed), the networks that come with this package (kind=people), or none (kind=motion, for still or "
+    "panning cameras)"
 )
 
 

@@ -50,7 +50,7 @@ class PrecomputedSegmenter:
             raise SettingError("masks", masks, "no such folder. Name the folder that holds the masks")
 
     def __call__(self, clip: Clip) -> Instances:
-        """Take the masks of the clip's frames, resized to them.
+        """Take the masks of the clip's frames, cut as they are and resized to them.
 
         Raises:
             VideoError: the masks are missing, unreadable, of another length or of another aspect than the video.
@@ -58,7 +58,7 @@ class PrecomputedSegmenter:
         path = self._find(clip.path)
         try:
             stored = _read(path, clip.indices_T, clip.frame_count)
-            masks = _resize(stored, *clip.frames_THWC.shape[1:3])
+            masks = _resize(_cut(stored, *clip.cut), *clip.frames_THWC.shape[1:3])
         except _MaskError as error:
             advice = "Make its masks again from this very file, one for each decoded frame"
             raise VideoError(clip.path, f"masks {path} {error}", advice) from error
@@ -146,6 +146,13 @@ def _take(masks_THW: NDArray[np.generic], indices: NDArray[np.int64], frame_coun
 def _check_length(length: int, frame_count: int) -> None:
     if length != frame_count:
         raise _MaskError(f"are of {length} frames, the video has {frame_count}")
+
+
+def _cut(masks_THW: NDArray[np.bool_], of_height: float, of_width: float) -> NDArray[np.bool_]:
+    """Cut these shares of the height and width from each side."""
+    height, width = masks_THW.shape[1:]
+    rows, columns = round(of_height * height), round(of_width * width)
+    return masks_THW[:, rows : height - rows, columns : width - columns]
 
 
 def _resize(masks_THW: NDArray[np.bool_], height: int, width: int) -> NDArray[np.bool_]:

@@ -7,6 +7,8 @@ from l2a_ray.errors import SettingError
 from l2a_ray.fields import at_least, check, setting, within
 from l2a_ray.storage.files import absolute_name
 
+DEFAULT_WEIGHTS = "COCO_V1"
+
 
 @dataclass(frozen=True, kw_only=True)
 class DetectSettings:
@@ -65,14 +67,52 @@ class MotionSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PeopleSettings:
+    """How the body points and masks of `people` become an actor."""
+
+    score: float = 0.1
+    """Least confidence of a body point that counts, in [0, 1]. Ours."""
+    points: int = 4
+    """Body points of 17 that a person needs at least. Ours."""
+    neighbours: int = 2
+    """Frames before and after that help where a frame's own points are unsure. Ours."""
+    grow: float = 2.1
+    """Side of the square that the mask is looked for in, beside the square around the points. Ours."""
+    person: float = 0.5
+    """Least probability of a person, in [0, 1], in the clip's surest frame; else nobody is in the clip. MediaPipe's."""
+    mask: float = 0.5
+    """Least probability of a pixel that belongs to the person, in [0, 1]. Ours."""
+    smooth: float = 0.5
+    """Weight of each neighbour's probabilities, moved along by optical flow, beside 1 for the frame's own. Ours."""
+    min_area: float = 0.001
+    """Smallest connected piece of a mask that is kept, as a share of the frame, in [0, 1]. Ours."""
+
+    def __post_init__(self) -> None:
+        share = within(0, 1)
+        check(
+            self,
+            score=share,
+            points=within(1, 17),
+            neighbours=at_least(0, "frames"),
+            grow=at_least(1),
+            person=share,
+            mask=share,
+            smooth=at_least(0),
+            min_area=share,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class SegmentSettings:
     """Which segmenter finds the foreground, and what it needs."""
 
-    kind: Literal["maskrcnn", "mmdet", "precomputed", "motion"] = "maskrcnn"
-    """``maskrcnn``: people and objects by torchvision's Mask R-CNN (the paper's). ``mmdet``: by any instance
-    segmentation of mmdet (docs/openmmlab.md). ``precomputed``: masks from files. ``motion``: what moves before its
+    kind: Literal["auto", "maskrcnn", "mmdet", "precomputed", "people", "motion"] = "maskrcnn"
+    """``auto``, a run's default: ``precomputed`` where masks are there, ``maskrcnn`` where its weights are, else
+    ``people`` (docs/prepare.md). ``maskrcnn``: people and objects by torchvision's Mask R-CNN (the paper's).
+    ``mmdet``: by any instance segmentation of mmdet (docs/openmmlab.md). ``precomputed``: masks from files.
+    ``people``: one person, by small networks that come with this package. ``motion``: what moves before its
     background, without weights."""
-    weights: str = setting("COCO_V1", content=True, only_for={"kind": ["maskrcnn"]})
+    weights: str = setting(DEFAULT_WEIGHTS, content=True, only_for={"kind": ["maskrcnn"]})
     """Of ``maskrcnn``: a state dict (.pth, .pt, .safetensors), or torchvision's name, which is downloaded once."""
     config: str | None = setting(None, content=True, only_for={"kind": ["mmdet"]})
     """Of ``mmdet``: a config's path, or the part of it below mmdet's own configs. It is a program and is run."""
@@ -85,6 +125,8 @@ class SegmentSettings:
     masks: str | None = setting(None, only_for={"kind": ["precomputed"]})
     """Folder of the masks of ``precomputed``, by default `masks` in data.root; ``segment/precomputed.py`` lists the
     formats."""
+    people: PeopleSettings = setting(default_factory=PeopleSettings, only_for={"kind": ["people"]})
+    """How ``people`` finds the actor."""
     motion: MotionSettings = setting(default_factory=MotionSettings, only_for={"kind": ["motion"]})
     """What ``motion`` takes for movement."""
 
