@@ -19,6 +19,7 @@ from l2a_ray.classifier.settings import NetworkSettings
 from l2a_ray.classifier.zoo import load_network
 from l2a_ray.composites.composite import CompositeSettings
 from l2a_ray.composites.loader import Sample, SampleLoader
+from l2a_ray.composites.settings import ALL_FRAMES, FrameSampling
 from l2a_ray.errors import StageError
 from l2a_ray.pairs.draw import draw_candidates
 from l2a_ray.pairs.table import ENDS, clip_rows
@@ -174,6 +175,8 @@ class EnvFiles:
     """How pairs are composited and labelled."""
     crop: int
     """Side of the classifier's square input in pixels."""
+    sampling: FrameSampling = ALL_FRAMES
+    """Which of the stored frames the classifier sees."""
     settings: EnvSettings
     """Settings of the environment itself."""
     seed: int
@@ -194,7 +197,7 @@ def build_trial(files: EnvFiles) -> ClassifierTrial:
     return ClassifierTrial(
         network=load_network(as_path(files.warm_start), files.network, len(store.classes)),
         num_classes=len(store.classes),
-        loader=SampleLoader(store, files.composite, files.crop),
+        loader=SampleLoader(store, files.composite, files.crop, sampling=files.sampling),
         validation=validation,
         settings=files.settings,
     )

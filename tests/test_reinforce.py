@@ -391,7 +391,7 @@ def test_exploration_penalty_by_hand() -> None:
 
 
 def test_returns_over_cut_episodes_are_refused() -> None:
-    nowhere = dict.fromkeys(("store", "pairs", "vectors", "warm_start"), "")
+    nowhere: dict[str, Any] = dict.fromkeys(("store", "pairs", "vectors", "warm_start"), "")
     env = EnvSettings(steps=3)
     files = EnvFiles(**nowhere, network=NETWORK, composite=CompositeSettings(), crop=CROP, settings=env, seed=0)
     settings = SelectorSettings(discount=0.5, steps=20, steps_per_iteration=20, steps_per_update=4)

@@ -14,6 +14,7 @@ from torch import nn
 
 from l2a_ray.classifier.settings import NetworkSettings
 from l2a_ray.classifier.zoo import build_network
+from l2a_ray.composites.settings import ALL_FRAMES, FrameSampling
 from l2a_ray.errors import SelectorFileError, SettingError
 from l2a_ray.pairs.settings import EmbeddingSettings
 from l2a_ray.pairs.vectors import class_agreement, label_vectors, pair_observation
@@ -147,6 +148,7 @@ def selector(network: SelectorNetwork) -> Selector:
         backbone_settings=settings,
         backbone_classes=len(CLASSES),
         crop=56,
+        sampling=FrameSampling(count=4, kind="stretch"),
     )
 
 
@@ -159,9 +161,33 @@ def test_round_trip(selector: Selector, tmp_path: Path) -> None:
     build_network(loaded.backbone_settings, loaded.backbone_classes).load_state_dict(loaded.backbone)
     assert all(weight.requires_grad for weight in loaded.network.parameters())
     assert (loaded.encoding, loaded.embedding) == ("one_hot", selector.embedding)
-    assert (loaded.classes, loaded.crop) == (CLASSES, 56)
+    assert (loaded.classes, loaded.crop, loaded.sampling) == (CLASSES, 56, selector.sampling)
     assert (loaded.network.hidden, loaded.network.label_size) == ((16, 8), 3)
     assert sorted(path.name for path in (tmp_path / "new").iterdir()) == [METADATA, WEIGHTS]
+
+
+def test_the_file_says_which_network_makes_the_features(selector: Selector, tmp_path: Path) -> None:
+    settings = NetworkSettings(name="timm", backbone="resnet18", temporal="mean")
+    save_selector(tmp_path, replace(selector, backbone_settings=settings))
+    assert load_selector(tmp_path).backbone_settings == settings
+    about = json.loads((tmp_path / METADATA).read_text())
+    for name in ("config", "backbone", "temporal"):  # the first files do not name them
+        del about["backbone"][name]
+    about["backbone"]["name"] = "small3d"
+    (tmp_path / METADATA).write_text(json.dumps(about))
+    assert load_selector(tmp_path).backbone_settings == NetworkSettings(name="small3d", width=settings.width)
+
+
+def test_a_selector_of_before_frames_were_chosen_sees_all(selector: Selector, tmp_path: Path) -> None:
+    save_selector(tmp_path, selector)
+    metadata = json.loads((tmp_path / METADATA).read_text())
+    backbone = metadata["backbone"]
+    assert (backbone.pop("frames"), backbone.pop("sampling")) == (4, "stretch")
+    edit(backbone=backbone)(tmp_path)
+    assert load_selector(tmp_path).sampling == ALL_FRAMES
+    edit(backbone=backbone | {"sampling": "some"})(tmp_path)
+    with pytest.raises(SelectorFileError, match=r"kind=.some"):
+        load_selector(tmp_path)
 
 
 def test_equal_selectors_give_equal_files(selector: Selector, tmp_path: Path) -> None:

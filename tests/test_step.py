@@ -1,11 +1,16 @@
 import copy
 import math
+from dataclasses import replace
+from typing import Any, Literal
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
+from l2a_ray.classifier.data import TrainingData
+from l2a_ray.classifier.methods.base import Batch
+from l2a_ray.classifier.methods.supervised import Supervised
 from l2a_ray.classifier.network import Network
 from l2a_ray.classifier.settings import ClassifierSettings, NetworkSettings, WorkerSettings, check_workers
 from l2a_ray.classifier.step import (
@@ -20,6 +25,7 @@ from l2a_ray.classifier.step import (
 )
 from l2a_ray.classifier.worker import epoch_seed
 from l2a_ray.classifier.zoo import build_network
+from l2a_ray.composites.schedule import COMPOSITES, REAL, Schedule
 from l2a_ray.errors import SettingError
 from l2a_ray.fields import relevant
 
@@ -117,6 +123,8 @@ def test_restored_training_goes_on_bit_for_bit() -> None:
         ("weight_decay", -1.0),
         ("epochs", 0),
         ("composite_share", 1.5),
+        ("composite_weight", -0.5),
+        ("composite_mode", "beside"),
         ("learning_rate", math.inf),
         ("method", "supervized"),
         ("train_on", "val"),
@@ -136,6 +144,62 @@ def test_batch_must_be_divisible_among_the_workers() -> None:
     for field, value in (("count", -1), ("gpus", -0.5), ("threads", 0), ("cpus", math.nan)):
         with pytest.raises(SettingError, match=f"^{field}="):
             WorkerSettings(**{field: value})  # type: ignore[arg-type]
+
+
+def test_added_composites_are_whole_samples_that_the_workers_share() -> None:
+    def added(share: float, mode: Literal["replace", "add"] = "add") -> int:
+        return ClassifierSettings(batch_size=10, composite_share=share, composite_mode=mode).added_composites
+
+    assert [added(share) for share in (0, 0.01, 0.7, 1)] == [0, 1, 7, 10] and added(0.7, "replace") == 0
+    settings = ClassifierSettings(batch_size=12, composite_mode="add", composite_share=0.25)
+    check_workers(settings, WorkerSettings(count=3))
+    with pytest.raises(SettingError, match=r"^composite_share=0.25: adds 3 composites a step: .*workers \(2\)"):
+        check_workers(settings, WorkerSettings(count=2))
+    with pytest.raises(SettingError, match=r"^composite_weight=0: must be above 0"):
+        ClassifierSettings(composite_weight=0, composite_share=1)
+
+
+def test_composites_replace_real_clips_or_are_added_to_them() -> None:
+    pairs = np.array([[0, 1], [1, 2], [2, 0]], dtype=np.int32)
+    data = TrainingData(np.array([b"a", b"b", b"c", b"d"]), np.arange(4, dtype=np.int32), pairs)
+
+    def drawn(data: TrainingData, **changes: Any) -> list[list[str]]:
+        settings = replace(SETTINGS, batch_size=4, **changes)
+        streams = tuple(Supervised(settings, make_network()).streams(data))
+        schedule = Schedule(data.ids, streams, settings.batch_size, seed=0)
+        assert schedule.steps_per_epoch == 1
+        return [[one.stream.name for one in schedule.batch(step)] for step in range(2)]
+
+    assert drawn(data) == [[REAL, COMPOSITES, REAL, COMPOSITES]] * 2
+    assert drawn(data, composite_mode="add") == [[REAL] * 4 + [COMPOSITES] * 2] * 2
+    none = replace(data, pairs=None)
+    alone = drawn(none)
+    assert alone == [[REAL] * 4] * 2 == drawn(none, composite_mode="add")
+    for mode in ("replace", "add"):
+        assert drawn(data, composite_mode=mode, composite_share=0) == alone
+
+
+@pytest.mark.parametrize(("mode", "real", "composites"), [("replace", 2, 2), ("add", 4, 2)])
+def test_a_composite_weighs_in_the_loss_as_said(mode: Literal["replace", "add"], real: int, composites: int) -> None:
+    clips, labels = moving_bars(real + composites, seed=0)
+    names = np.array([REAL] * real + [COMPOSITES] * composites)
+    batch = Batch(clips, labels, names, np.full(len(names), "weak"))
+    network = make_network()
+    pairs = np.zeros((3, 2), np.int32)
+    data = TrainingData(np.array([b"a"]), np.zeros(1, np.int32), pairs)
+
+    def loss(weight: float) -> float:
+        settings = replace(SETTINGS, batch_size=4, composite_mode=mode, composite_weight=weight)
+        method = Supervised(settings, network)
+        method.streams(data)
+        return method.loss(network.eval(), batch, 0).item()
+
+    with torch.inference_mode():
+        each = nn.functional.cross_entropy(network.eval()(clips), labels, reduction="none")
+    assert loss(1) == soft_cross_entropy(network(clips), labels).item(), "to the last bit"
+    assert loss(0) == pytest.approx(each[:real].mean().item())
+    expected = (each[:real].sum() + 3 * each[real:].sum()) / (real + 3 * composites)
+    assert loss(3) == pytest.approx(expected.item())
 
 
 def test_a_key_knows_what_a_classifier_is_and_not_on_what_it_is_made() -> None:

@@ -305,6 +305,21 @@ def test_a_methods_state_survives_a_stop_and_its_predictor_is_the_result(
 
 
 @pytest.mark.ray
+def test_frozen_parts_end_as_they_began(store: ClipStore, session: None, tmp_path: Path) -> None:
+    settings = replace(SETTINGS, epochs=2, freeze=("backbone.0", "backbone.1"))  # convolution, normalisation
+    run = make_run(tmp_path / "real-0", None, settings)
+    train([run], store, HERE)
+    trained = safetensors.torch.load_file(str(run.folder / "model.safetensors"))
+    torch.manual_seed(run.seed)
+    first = build_network(settings.network, 3).state_dict()
+    same = {name for name in first if torch.equal(first[name], trained[name])}
+    assert same == {name for name in first if name.startswith(("backbone.0.", "backbone.1."))}
+    wrong = make_run(tmp_path / "real-1", None, replace(settings, freeze=("backbone.layer1",)))
+    with pytest.raises(SettingError, match=r"^freeze='backbone\.layer1': is no part of the network"):
+        train([wrong], store, HERE)
+
+
+@pytest.mark.ray
 def test_damaged_clip_ends_training_with_its_name(session: None, tmp_path: Path) -> None:
     store = make_store(tmp_path / "store", 8)
     store.path("0002").write_bytes(b"damaged")

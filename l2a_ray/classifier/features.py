@@ -1,4 +1,4 @@
-"""The features of any clips. Imports no Ray. Axes: N clips, T time, C channel, F features."""
+"""The features of any clips. Imports no Ray. Axes: N clips, V views, T time, C channel, F features."""
 
 from collections.abc import Iterator, Sequence
 
@@ -7,17 +7,24 @@ import torch
 from numpy.typing import NDArray
 
 from l2a_ray.classifier.network import Network
-from l2a_ray.composites.composite import CompositeSettings
-from l2a_ray.composites.loader import Sample, SampleLoader
+from l2a_ray.classifier.settings import CENTRE, EvaluateSettings
+from l2a_ray.composites.frames import even_frames
+from l2a_ray.composites.settings import ALL_FRAMES, FrameSampling
+from l2a_ray.composites.views import even_crops
 from l2a_ray.prepare.store import ClipStore
 
 BATCH = 32  # clips in memory at a time
 
 
 def extract_features(
-    network: Network, store: ClipStore, ids: Sequence[str], crop: int, batch: int = BATCH
+    network: Network,
+    store: ClipStore,
+    ids: Sequence[str],
+    crop: int,
+    sampling: FrameSampling = ALL_FRAMES,
+    batch: int = BATCH,
 ) -> NDArray[np.float32]:
-    """Return the input of the network's head for the centre crops of some clips, (N, F); sets eval mode.
+    """Return the input of the network's head for centre crops and middle frames of some clips, (N, F); sets eval mode.
 
     They are computed where the network is.
     """
@@ -25,14 +32,51 @@ def extract_features(
     network.eval()
     features = np.empty((len(ids), network.feature_size), dtype=np.float32)
     with torch.inference_mode():
-        for i, clips in enumerate(read_clips(store, ids, crop, batch)):
+        for i, clips in enumerate(read_clips(store, ids, crop, sampling, batch)):
             features[i * batch : (i + 1) * batch] = network.features(clips.to(device)).cpu().numpy()
     return features
 
 
-def read_clips(store: ClipStore, ids: Sequence[str], crop: int, batch: int = BATCH) -> Iterator[torch.Tensor]:
-    """Yield the centre crops of some clips, uint8 (up to ``batch``, T, crop, crop, C), in order."""
-    loader = SampleLoader(store, CompositeSettings(), crop)
-    for start in range(0, len(ids), batch):
-        frames = [loader(Sample(clip_id), None)[0] for clip_id in ids[start : start + batch]]
-        yield torch.from_numpy(np.stack(frames))
+def read_clips(
+    store: ClipStore,
+    ids: Sequence[str],
+    crop: int,
+    sampling: FrameSampling = ALL_FRAMES,
+    batch: int = BATCH,
+    looks: EvaluateSettings = CENTRE,
+) -> Iterator[torch.Tensor]:
+    """Yield the views of some clips that draw nothing, by default centre crops and middle frames, in order.
+
+    Each is uint8 (up to ``batch``, T, crop, crop, C), with the views of a clip side by side and never apart.
+    """
+    step = max(1, batch // looks.views)
+    for start in range(0, len(ids), step):
+        views = [_look(store, clip_id, crop, sampling, looks) for clip_id in ids[start : start + step]]
+        yield torch.from_numpy(np.concatenate(views))
+
+
+def _look(
+    store: ClipStore, clip_id: str, crop: int, sampling: FrameSampling, looks: EvaluateSettings
+) -> NDArray[np.uint8]:
+    """Return the views of one clip, (V, T, crop, crop, C)."""
+
+    def choice(stored: int) -> NDArray[np.int64]:
+        return even_frames(stored, sampling, looks.clips).reshape(-1)
+
+    frames = store.read_parts(clip_id, ("frames",), choice)["frames"]
+    return _crops(frames, crop, looks)
+
+
+def look_at(
+    frames_THWC: NDArray[np.uint8], crop: int, sampling: FrameSampling, looks: EvaluateSettings
+) -> NDArray[np.uint8]:
+    """Return the views of a clip, all of whose frames are at hand, (V, T, crop, crop, C).
+
+    Raises:
+        SettingError: the crop is larger than the frames.
+    """
+    return _crops(frames_THWC[even_frames(len(frames_THWC), sampling, looks.clips).reshape(-1)], crop, looks)
+
+
+def _crops(frames_THWC: NDArray[np.uint8], crop: int, looks: EvaluateSettings) -> NDArray[np.uint8]:
+    return np.concatenate([even_crops(clip, crop, looks.crops) for clip in np.split(frames_THWC, looks.clips)])

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from l2a_ray.composites.composite import CompositeSettings
 from l2a_ray.composites.loader import SampleLoader
 from l2a_ray.composites.schedule import Schedule, Stacked, stack
+from l2a_ray.composites.settings import ALL_FRAMES, UNCHANGED, AugmentSettings, FrameSampling
 from l2a_ray.pairs.labels import Labels
 from l2a_ray.prepare.store import ClipStore
 from l2a_ray.runtime.session import quieten
@@ -32,6 +33,8 @@ class Source:
         crop: side of the samples, pixels.
         labels: of the clips; sent along, so that no task reads the store's index.
         schedule: which samples each step sees.
+        sampling: which of the stored frames a sample shows.
+        augment: what is done to strong views.
     """
 
     store: str
@@ -39,6 +42,8 @@ class Source:
     crop: int
     labels: Labels
     schedule: Schedule
+    sampling: FrameSampling = ALL_FRAMES
+    augment: AugmentSettings = UNCHANGED
 
 
 def feed(source: Source, first: int, last: int, rank: int, workers: int) -> Generator[Stacked, None, None]:
@@ -74,8 +79,8 @@ def _make_batch(
 ) -> dict[str, NDArray[Any]]:
     """Make one step's samples (runs in a Ray Data task)."""
     known = ray.get(source)
-    loader = SampleLoader(_store(known.store), known.composite, known.crop, known.labels)
-    return stack(loader, known.schedule, first + row["id"], positions)._asdict()
+    loader = SampleLoader(_store(known.store), known.composite, known.crop, known.labels, known.sampling)
+    return stack(loader, known.schedule, first + row["id"], positions, known.augment)._asdict()
 
 
 @lru_cache(maxsize=2)

@@ -4,7 +4,7 @@ Axes: B clips in a batch, T time, H height, W width, C channel, F features, L cl
 """
 
 from collections.abc import Callable, Sequence
-from typing import NoReturn
+from typing import NoReturn, Self
 
 import safetensors.torch
 import torch
@@ -48,9 +48,41 @@ class Network(nn.Module):
         self.feature_size = feature_size
         self.register_buffer("mean", 255 * torch.tensor(mean).view(3, 1, 1, 1), persistent=False)
         self.register_buffer("scale", 1 / (255 * torch.tensor(std).view(3, 1, 1, 1)), persistent=False)
+        self._frozen: tuple[str, ...] = ()
         for layer in self.modules():
             if isinstance(layer, nn.Conv3d):
                 layer.weight.data = layer.weight.data.contiguous(memory_format=torch.channels_last_3d)
+
+    def freeze(self, names: Sequence[str]) -> None:
+        """Keep parts of the network as they are: no gradient reaches them, and they compute as in a test.
+
+        So the parts before the first that learns cost no pass back.
+
+        Args:
+            names: of submodules, as ``backbone`` or ``backbone.layer1``.
+
+        Raises:
+            SettingError: of ``freeze``: there is no such part, or nothing is left to learn.
+        """
+        for name in names:
+            try:
+                part = self.get_submodule(name)
+            except AttributeError:
+                there = ", ".join(f"backbone.{child}" for child, _ in self.backbone.named_children())
+                reason = f"is no part of the network; there are backbone, head and, among others, {there}"
+                raise SettingError("freeze", name, reason) from None
+            part.requires_grad_(False)
+        if not any(parameter.requires_grad for parameter in self.parameters()):
+            raise SettingError("freeze", list(names), "leaves nothing to learn. Leave out the head")
+        self._frozen = tuple(names)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> Self:
+        """Set training mode, but of frozen parts."""
+        super().train(mode)
+        for name in self._frozen:  # by name, for layers are replaced when several workers train
+            self.get_submodule(name).eval()
+        return self
 
     def features(self, clips_BTHWC: Tensor) -> Tensor:
         """Return the input of the head, float (B, F), of uint8 clips."""
@@ -126,5 +158,5 @@ def check_input(network: Network, name: str, frames: int, size: int) -> None:
             network.eval()(torch.zeros((1, frames, size, size, 3), dtype=torch.uint8))
     except (RuntimeError, ValueError) as error:
         reason = f"does not take clips of {frames} frames of {size}x{size} pixels ({str(error).splitlines()[0]})"
-        advice = "choose another network, or the decode.frames and the crop it was made for"
+        advice = "choose another network, or the frames (decode.frames, classifier.frames) and the crop it was made for"
         raise SettingError("name", name, f"{reason}: {advice}") from error

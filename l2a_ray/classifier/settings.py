@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
+from l2a_ray.composites.settings import AugmentSettings, FrameSampling, Sampling
 from l2a_ray.errors import SettingError
 from l2a_ray.fields import above, at_least, check, setting, within
 from l2a_ray.storage.files import absolute_name
@@ -20,12 +21,15 @@ Name = Literal[
     "swin3d_s",
     "swin3d_t",
     "mmaction2",
+    "timm",
 ]
 NETWORKS: tuple[Name, ...] = get_args(Name)
-SMALL, MMACTION = NETWORKS[0], NETWORKS[-1]
+SMALL, MMACTION, TIMM = NETWORKS[0], *NETWORKS[-2:]
+IMAGENET = "imagenet"
 
-
+Temporal = Literal["shift", "mean_std", "mean"]
 MethodName = Literal["supervised"]
+CompositeMode = Literal["replace", "add"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,16 +37,24 @@ class NetworkSettings:
     """Which network, how wide, and from which weights it starts."""
 
     name: Name = "r3d_18"
-    """`small3d` (ours, for CPUs), any of torchvision.models.video, as r3d_18 and r2plus1d_18 (paper 5.1), or
-    `mmaction2`: the recognizer that `config` describes (docs/openmmlab.md)."""
+    """`small3d` (ours, for CPUs), any of torchvision.models.video, as r3d_18 and r2plus1d_18 (paper 5.1),
+    `mmaction2`: the recognizer that `config` describes (docs/openmmlab.md), or `timm`: the 2D network `backbone` over
+    each frame."""
     config: str | None = setting(None, content=True)
     """Config of `mmaction2`: a path, or the part of it below mmaction2's own configs. It is a program and is run."""
+    backbone: str = setting("tf_efficientnet_lite0", only_for={"name": [TIMM]})
+    """Any network of images of timm (`timm.list_models()`), for `timm`."""
+    temporal: Temporal = setting("mean_std", only_for={"name": [TIMM]})
+    """How `timm` mixes time. `mean_std`: the head sees each feature's mean and standard deviation over the frames.
+    `mean`: the mean alone. `shift`: the mean, and in each residual block an eighth of the channels comes from the next
+    frame and an eighth from the one before (TSM, https://arxiv.org/abs/1811.08383, 4.1). None has weights."""
     width: int = setting(16, only_for={"name": [SMALL]})
     """Channels of the first layer of `small3d`; the other networks have their published widths. Ours."""
     weights: str | None = setting(None, content=True)
     """None: random. `DEFAULT` or another of torchvision's names: its Kinetics-400 weights (downloaded). Else a
     .safetensors, .pth or .pt file with a state dict of this network; a head of other classes is left out. Of
-    `mmaction2`: one of its checkpoints, or our own file."""
+    `mmaction2`: one of its checkpoints, or our own file. Of `timm`: `imagenet`, which is installed and of
+    tf_efficientnet_lite0 alone, `DEFAULT`, timm's own (downloaded), or a file."""
     precision: Literal["auto", "float32"] = "auto"
     """`auto`: on a GPU the backbone computes in bfloat16 by autocast, on a CPU in float32. `float32`: everywhere; on a
     GPU that is PyTorch's own, whose convolutions round to TF32. Ours."""
@@ -81,10 +93,27 @@ class ClassifierSettings:
     """Paper 4.2."""
     weight_decay: float = 0.001
     """Paper 4.2."""
+    freeze: tuple[str, ...] = ()
+    """Parts of the network that stay as they are, batch statistics included, by PyTorch's names of them: `[backbone]`
+    leaves the head alone to learn, `[backbone.stem, backbone.layer1]` all but the first stages of r3d_18. Ours."""
     crop: int = 112
     """Side of the square that is cut out of each clip, pixels; at most decode.size. Paper 4.2."""
+    frames: int | None = None
+    """Frames a sample, at most decode.frames; training draws them anew in every pass, and nothing else does. None: all
+    that are stored (paper 5.1)."""
+    sampling: Sampling = "segments"
+    """Which frames, if not all: `segments`: one from each of equal parts of the video, as Temporal Segment Networks do
+    (Wang et al. 2016); `stretch`: consecutive stored frames. Where nothing is drawn, the middle ones. Ours."""
+    augment: AugmentSettings = field(default_factory=AugmentSettings)
+    """What training does to a sample beside cropping and flipping it."""
+    composite_mode: CompositeMode = "replace"
+    """Whether an arm's composites take the place of real clips in each batch, at equal cost, or are added to a full
+    batch of them, as in the paper (4.2), where they make each step longer."""
     composite_share: float = 0.5
-    """Share of composites among the samples of an arm that has pairs. Ours."""
+    """Composites of an arm that has pairs, as a share of `batch_size`; where they are added to it, rounded to whole
+    samples a step. Ours."""
+    composite_weight: float = 1.0
+    """What a composite weighs in the loss, the mean over all samples, where a real clip weighs 1. Ours."""
     evaluation_batch: int = setting(32, execution=True)
     """Clips that the trained network sees at once when it is tested. Ours."""
 
@@ -97,9 +126,47 @@ class ClassifierSettings:
             momentum=lambda momentum: None if 0 <= momentum < 1 else "must be at least 0 and below 1",
             weight_decay=at_least(0),
             crop=at_least(1),
+            frames=lambda frames: None if frames is None else at_least(1)(frames),
             composite_share=within(0, 1),
+            composite_weight=at_least(0),
             evaluation_batch=at_least(1),
         )
+        if self.composite_weight == 0 and self.composite_mode == "replace" and self.composite_share == 1:
+            raise SettingError("composite_weight", 0, "must be above 0 where composites replace all real clips")
+
+    @property
+    def added_composites(self) -> int:
+        """Composites beside each batch, over all workers, of an arm that has pairs."""
+        if self.composite_mode == "replace" or self.composite_share == 0:
+            return 0
+        return max(1, round(self.composite_share * self.batch_size))
+
+    @property
+    def frame_sampling(self) -> FrameSampling:
+        """Which of the stored frames a sample shows."""
+        return FrameSampling(count=self.frames, kind=self.sampling)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateSettings:
+    """How many looks at each test clip the classifiers get; the probabilities of a clip are their mean."""
+
+    clips: int = 1
+    """Samples of `classifier.frames` frames, evenly spread over the video; more than 1 need more stored frames than one
+    sample shows. Published results are often of 10. Ours."""
+    crops: Literal[1, 3] = 1
+    """Squares of each: the centre, or three along the longer side (Feichtenhofer et al. 2019). Ours."""
+
+    def __post_init__(self) -> None:
+        check(self, clips=at_least(1))
+
+    @property
+    def views(self) -> int:
+        """Looks at a clip."""
+        return self.clips * self.crops
+
+
+CENTRE = EvaluateSettings()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,12 +201,15 @@ class WorkerSettings:
 
 
 def check_workers(settings: ClassifierSettings, workers: WorkerSettings) -> None:
-    """Refuse a batch that the workers cannot share equally.
+    """Refuse a batch, or composites beside it, that the workers cannot share equally.
 
     Raises:
-        SettingError: of ``batch_size``.
+        SettingError: of ``batch_size`` or ``composite_share``.
     """
     parts = max(1, workers.count)
     if settings.batch_size % parts or settings.batch_size < 2 * parts:
         reason = f"must be a multiple of the number of workers ({workers.count}) with at least 2 clips a worker"
         raise SettingError("batch_size", settings.batch_size, reason)
+    if settings.added_composites % parts:
+        reason = f"adds {settings.added_composites} composites a step: must be a multiple of the workers ({parts})"
+        raise SettingError("composite_share", settings.composite_share, reason)

@@ -13,10 +13,15 @@ from torch.nn.modules.batchnorm import _BatchNorm
 class SynchronousBatchNorm(_BatchNorm):
     """Normalises by mean and variance over the parts of all workers, which are of one size; trains on the CPU."""
 
+    after: nn.Module
+    """What the layer that it replaces did next: timm's normalisations are followed by their activation."""
+
     def forward(self, input: Tensor) -> Tensor:
         """Return the normalised input, (B, C, ...); in training every worker must call this at the same place."""
-        if not self.training:
-            return super().forward(input)
+        normalised: Tensor = self.after(self._normalise(input) if self.training else super().forward(input))
+        return normalised
+
+    def _normalise(self, input: Tensor) -> Tensor:
         workers, axes = torch.distributed.get_world_size(), [0, *range(2, input.dim())]
         shape = (1, -1, *(1,) * (input.dim() - 2))
         # The gradient of a sum over workers is again summed over them, so each sees what it does to the others' losses.
@@ -45,7 +50,9 @@ class SynchronousBatchNorm(_BatchNorm):
 def synchronise(network: nn.Module, gpu: bool) -> None:
     """Make every batch normalisation of a network one over all workers; parameters and their names stay."""
     if gpu:
-        nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
+        import timm.layers  # PyTorch's own converter would drop the activations of timm's layers
+
+        timm.layers.convert_sync_batchnorm(network)
         return
     for module in network.modules():
         for name, child in module.named_children():
@@ -61,4 +68,7 @@ def _converted(normalisation: _BatchNorm) -> SynchronousBatchNorm:
     made.weight, made.bias = normalisation.weight, normalisation.bias
     made.running_mean, made.running_var = normalisation.running_mean, normalisation.running_var
     made.num_batches_tracked = normalisation.num_batches_tracked
+    made.after = nn.Sequential(
+        *(getattr(normalisation, name) for name in ("drop", "act") if hasattr(normalisation, name))
+    )
     return made

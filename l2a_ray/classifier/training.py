@@ -25,6 +25,7 @@ from l2a_ray.classifier.worker import TrainingRun as TrainingRun
 from l2a_ray.classifier.zoo import build_network
 from l2a_ray.composites.composite import CompositeSettings
 from l2a_ray.composites.loader import Sample, SampleLoader
+from l2a_ray.composites.settings import FrameSampling
 from l2a_ray.errors import L2AError, owned_by
 from l2a_ray.prepare.store import ClipStore
 from l2a_ray.runtime.progress import Bar
@@ -138,21 +139,24 @@ def _progress() -> Iterator[Queue]:
 
 def _check(runs: Sequence[TrainingRun], store: ClipStore, workers: WorkerSettings) -> None:
     """Refuse before Ray Train starts what would fail after; one run's pairs are in memory at a time."""
-    fits: set[tuple[NetworkSettings, int]] = set()
+    fits: set[tuple[NetworkSettings, int, FrameSampling, tuple[str, ...]]] = set()
     for run in runs:
         settings = run.settings
         check_workers(settings, workers)
         first = read_data(store, run.pairs, settings).real[0]
-        if (settings.network, settings.crop) not in fits:
+        seen = settings.network, settings.crop, settings.frame_sampling, settings.freeze
+        if seen not in fits:
             _check_network(store, str(store.columns("id")["id"].iloc[first]), settings)
-            fits.add((settings.network, settings.crop))
+            fits.add(seen)
 
 
 def _check_network(store: ClipStore, clip_id: str, settings: ClassifierSettings) -> None:
-    frames, _ = SampleLoader(store, CompositeSettings(), settings.crop)(Sample(clip_id), None)
+    loader = SampleLoader(store, CompositeSettings(), settings.crop, sampling=settings.frame_sampling)
+    frames, _ = loader(Sample(clip_id), None)
     with owned_by("network"):
         network = build_network(settings.network, len(store.classes))
         check_input(network, settings.network.name, len(frames), settings.crop)
+    network.freeze(settings.freeze)
 
 
 def _failure(error: ray.train.TrainingFailedError, workers: WorkerSettings) -> L2AError:

@@ -134,6 +134,7 @@ class _Training:
         torch.manual_seed(run.seed)
         with owned_by("network"):
             self.network = build_network(self.settings.network, len(store.classes))
+        self.network.freeze(self.settings.freeze)
         if self.workers > 1:
             synchronise(self.network, gpu=job.workers.gpus > 0)
         # Moves the network to its device, and wraps it for several workers; the optimiser comes after that.
@@ -144,7 +145,15 @@ class _Training:
         data = read_data(store, run.pairs, self.settings)
         self.schedule = Schedule(data.ids, tuple(self.method.streams(data)), self.settings.batch_size, run.seed)
         labels = Labels.given(store.columns("id", "label"))
-        self.source = Source(job.store, run.composite, self.settings.crop, labels, self.schedule)
+        self.source = Source(
+            job.store,
+            run.composite,
+            self.settings.crop,
+            labels,
+            self.schedule,
+            self.settings.frame_sampling,
+            self.settings.augment,
+        )
         self.total_steps = self.settings.epochs * self.schedule.steps_per_epoch
         self.history = self._resume()
 

@@ -1,4 +1,4 @@
-"""The networks that learn actions: torchvision's video models, a small one of ours for CPUs, and mmaction2's.
+"""The networks that learn actions: torchvision's video models, a small one of ours for CPUs, mmaction2's and timm's.
 
 Axes: B clips in a batch, T time, H height, W width, C channel, F features, L classes.
 """
@@ -6,7 +6,7 @@ Axes: B clips in a batch, T time, H height, W width, C channel, F features, L cl
 import logging
 from dataclasses import replace
 from pathlib import Path
-from typing import NoReturn, cast
+from typing import Any, NoReturn, cast
 
 import safetensors.torch
 import torch
@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from l2a_ray.classifier.network import Network
-from l2a_ray.classifier.settings import MMACTION, SMALL
+from l2a_ray.classifier.settings import IMAGENET, MMACTION, SMALL, TIMM, Name
 from l2a_ray.classifier.settings import NetworkSettings as NetworkSettings
 from l2a_ray.errors import SettingError, StorageError
 from l2a_ray.runtime.device import best_device
@@ -29,7 +29,7 @@ def build_network(settings: NetworkSettings, num_classes: int) -> Network:
     """Build a network; random weights come from torch's global generator, so seed that first.
 
     Raises:
-        MissingPackageError: mmaction2 is asked for and not installed.
+        MissingPackageError: mmaction2 or a package of weights is asked for and not installed.
         SettingError: the weights cannot be had, or belong to another network.
     """
     network: Network
@@ -37,6 +37,10 @@ def build_network(settings: NetworkSettings, num_classes: int) -> Network:
         from l2a_ray.classifier.recognizer import build_recognizer
 
         network, head_name = build_recognizer(cast(str, settings.config), num_classes)
+    elif settings.name == TIMM:
+        from l2a_ray.classifier.framewise import build_framewise
+
+        network, head_name = build_framewise(settings.backbone, settings.temporal, num_classes)
     elif settings.name == SMALL:
         network, head_name = Network(_small3d(settings.width), 8 * settings.width, num_classes), "head"
     else:
@@ -128,16 +132,25 @@ def _our_name(key: str, head_name: str) -> str:
 
 
 def _read_weights(settings: NetworkSettings) -> dict[str, Tensor]:
-    """Read a state dict from a file, or from torchvision's download."""
-    from torchvision.models import get_model_weights
-
+    """Read a state dict from a file, from a package, or from torchvision's or timm's download."""
     name = cast(str, settings.weights)
     if settings.name == MMACTION and Path(name).suffix != ".safetensors":
         return read_checkpoint(name, "weights")[0]
     try:
-        return read_weights(name, None if settings.name in (SMALL, MMACTION) else get_model_weights(settings.name))
+        if settings.name == TIMM and name in (IMAGENET, "DEFAULT"):
+            from l2a_ray.classifier.imagenet import downloaded_weights, packaged_weights
+
+            return (packaged_weights if name == IMAGENET else downloaded_weights)(settings.backbone)
+        return read_weights(name, _choices(settings.name))
     except WeightsError as error:
         _refuse(settings, str(error))
+
+
+def _choices(name: Name) -> Any:
+    """Return torchvision's enumeration of weights for a network, if it is one of its own."""
+    from torchvision.models import get_model_weights
+
+    return None if name in (SMALL, MMACTION, TIMM) else get_model_weights(name)
 
 
 def _refuse(settings: NetworkSettings, reason: str) -> NoReturn:

@@ -11,6 +11,7 @@ from l2a_ray.classifier.features import extract_features
 from l2a_ray.classifier.network import Network
 from l2a_ray.classifier.settings import NetworkSettings
 from l2a_ray.classifier.zoo import build_network, load_network
+from l2a_ray.composites.settings import ALL_FRAMES, FrameSampling
 from l2a_ray.errors import SelectorFileError, SettingError
 from l2a_ray.pairs.settings import EmbeddingSettings
 from l2a_ray.pairs.vectors import ClipVectors, LabelEncoding, class_agreement, label_vectors
@@ -29,6 +30,7 @@ def describe_clips(
     labels_CL: NDArray[np.float32],
     *,
     agreement: bool,
+    sampling: FrameSampling = ALL_FRAMES,
 ) -> ClipVectors:
     """Compute what a Selector knows of some clips.
 
@@ -39,8 +41,9 @@ def describe_clips(
         crop: side of the centre crop that it sees, pixels.
         labels_CL: label vector of each class, as ``label_vectors`` makes them.
         agreement: add ``class_agreement`` as the last feature.
+        sampling: which of the stored frames it sees, the middle ones always.
     """
-    features = extract_features(backbone, store, rows["id"].tolist(), crop)
+    features = extract_features(backbone, store, rows["id"].tolist(), crop, sampling)
     labels = rows["label"].to_numpy(np.int64)
     if agreement:
         features = np.column_stack([features, class_agreement(features, labels)])
@@ -57,6 +60,7 @@ def write_vectors(
     path: AnyPath,
     *,
     agreement: bool,
+    sampling: FrameSampling = ALL_FRAMES,
 ) -> None:
     """Write what a Selector is to know of every clip but the test clips, as ``ClipVectors.load`` reads it.
 
@@ -69,6 +73,7 @@ def write_vectors(
         embedding: of class names, for the encoding ``name``.
         path: file to write.
         agreement: as :func:`describe_clips`.
+        sampling: as :func:`describe_clips`.
 
     Raises:
         StorageError: the weights are not of that network, or a clip's file is damaged.
@@ -77,7 +82,7 @@ def write_vectors(
     index = store.columns("id", "label", "split")
     rows = index[index["split"] != "test"]
     labels = label_vectors(store.classes, encoding, embedding)
-    describe_clips(store, rows, backbone, crop, labels, agreement=agreement).save(path)
+    describe_clips(store, rows, backbone, crop, labels, agreement=agreement, sampling=sampling).save(path)
 
 
 def describe_for(selector: Selector, store: ClipStore, *, trust_config: bool = False) -> ClipVectors:
@@ -113,7 +118,15 @@ def describe_for(selector: Selector, store: ClipStore, *, trust_config: bool = F
     index = store.columns("id", "label", "split")
     rows = index[index["split"] != "test"]
     try:
-        return describe_clips(store, rows, backbone, selector.crop, labels, agreement=selector.agreement)
+        return describe_clips(
+            store,
+            rows,
+            backbone,
+            selector.crop,
+            labels,
+            agreement=selector.agreement,
+            sampling=selector.sampling,
+        )
     except SettingError as error:  # of the crop
         raise SelectorFileError(
             f"{METADATA}: the Selector sees squares of {selector.crop} pixels, and the clips of {store.root} are "

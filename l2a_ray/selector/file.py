@@ -15,6 +15,7 @@ import torch
 from safetensors import SafetensorError
 
 from l2a_ray.classifier.settings import NetworkSettings
+from l2a_ray.composites.settings import ALL_FRAMES, FrameSampling
 from l2a_ray.errors import L2AError, SelectorFileError
 from l2a_ray.pairs.settings import EmbeddingSettings, LabelEncoding
 from l2a_ray.selector.find import METADATA, WEIGHTS
@@ -22,6 +23,8 @@ from l2a_ray.selector.network import SelectorNetwork
 from l2a_ray.storage.files import AnyPath, read_bytes, write_bytes, write_json
 
 VERSION = 1
+ADDED = ("config", "backbone", "temporal")
+"""Settings of the network that the first files do not name: there they are at their defaults."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -45,6 +48,8 @@ class Selector:
     """Number of classes of that classifier."""
     crop: int
     """Side, in pixels, of the centre crop that the features were computed on."""
+    sampling: FrameSampling = ALL_FRAMES
+    """Which of a clip's stored frames the features were computed on."""
 
 
 def hash_weights(weights: Mapping[str, torch.Tensor]) -> str:
@@ -128,9 +133,11 @@ def _metadata(selector: Selector) -> dict[str, Any]:
         "backbone": {
             "name": backbone.name,
             "width": backbone.width,
-            "config": backbone.config,
+            **{name: getattr(backbone, name) for name in ADDED},
             "classes": selector.backbone_classes,
             "crop": selector.crop,
+            "frames": selector.sampling.count,
+            "sampling": selector.sampling.kind,
             "hash": hash_weights(selector.backbone),
         },
     }
@@ -153,10 +160,13 @@ def _build(metadata: Mapping[str, Any], weights: Mapping[str, torch.Tensor]) -> 
         classes=None if classes is None else tuple(classes),
         backbone=_part(weights, "backbone."),
         backbone_settings=NetworkSettings(
-            name=backbone["name"], width=backbone["width"], config=backbone.get("config")
+            name=backbone["name"],
+            width=backbone["width"],
+            **{name: backbone[name] for name in ADDED if name in backbone},
         ),
         backbone_classes=int(backbone["classes"]),
         crop=int(backbone["crop"]),
+        sampling=FrameSampling(count=backbone.get("frames"), kind=backbone.get("sampling", "segments")),
     )
 
 

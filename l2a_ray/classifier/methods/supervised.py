@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+import torch
 from torch import Tensor, nn
 
 from l2a_ray.classifier.data import TrainingData
@@ -13,19 +15,37 @@ from l2a_ray.composites.schedule import COMPOSITES, REAL, Stream
 
 
 class Supervised:
-    """Real clips and, in their share of each batch, composites; the network itself is the result."""
+    """Real clips and composites, in their share of each batch or beside it; the network itself is the result."""
 
     def __init__(self, settings: ClassifierSettings, network: Network) -> None:
-        self._share = settings.composite_share
+        self._settings = settings
+        self._views = ("weak",) if settings.augment.kind == "none" else ("strong",)
+        self._mean_weight = 1.0  # of the samples of a step
 
     def streams(self, data: TrainingData) -> Sequence[Stream]:
         """Return the composites, if there are pairs, and the real clips, which fill what is left of each batch."""
-        real = Stream(REAL, data.real)
-        return [real] if data.pairs is None else [Stream(COMPOSITES, data.pairs, self._share), real]
+        settings, real = self._settings, Stream(REAL, data.real, views=self._views)
+        if data.pairs is None:
+            return [real]
+        added, share = settings.added_composites, settings.composite_share
+        if settings.composite_mode == "add":
+            share = added / (settings.batch_size + added)
+        self._mean_weight = 1 - share + share * settings.composite_weight
+        if settings.composite_mode == "replace":
+            return [Stream(COMPOSITES, data.pairs, share, views=self._views), real]
+        beside = Stream(COMPOSITES, data.pairs, per_step=added, views=self._views)
+        return [real, *([beside] if added else [])]
 
     def loss(self, model: nn.Module, batch: Batch, step: int) -> Tensor:
-        """Return the mean cross-entropy to the label distributions."""
-        return soft_cross_entropy(model(batch.clips), batch.labels)
+        """Return the mean cross-entropy to the label distributions, weighted where composites weigh otherwise.
+
+        The weights' mean is that of all steps, not of this batch: so workers agree, and a clip weighs the same always.
+        """
+        logits, weight = model(batch.clips), self._settings.composite_weight
+        if weight == 1:
+            return soft_cross_entropy(logits, batch.labels)
+        weights = torch.from_numpy(np.where(batch.streams == COMPOSITES, np.float32(weight), np.float32(1)))
+        return soft_cross_entropy(logits, batch.labels, weights / (self._mean_weight * len(weights)))
 
     def after_step(self, network: Network) -> None:
         """Nothing follows a step."""

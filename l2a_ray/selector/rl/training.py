@@ -269,4 +269,5 @@ def _bundle(network: SelectorNetwork, files: EnvFiles, store: ClipStore, setting
         backbone_settings=files.network,
         backbone_classes=len(store.classes),
         crop=files.crop,
+        sampling=files.sampling,
     )
