@@ -6,7 +6,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from jsonargparse import ArgumentParser, Namespace
 
@@ -14,6 +14,7 @@ from l2a_ray.errors import L2AError, SettingError, StorageError
 
 if TYPE_CHECKING:
     from l2a_ray.config.settings import Settings
+    from l2a_ray.storage.files import AnyPath
 
 STAGES = {
     "run": "all stages, from videos to the report",
@@ -23,29 +24,36 @@ STAGES = {
     "select": "choose the pairs of every arm: the best under the budget, or drawn at random",
     "train": "train a classifier for every arm and seed, compositing on the way in",
     "evaluate": "test every classifier on the test split",
+    "recommend": "choose a classifier by validation: that of real clips alone unless another is surely better",
     "report": "write metrics.json, plots, contact sheets and index.html",
     "plan": "say what a run will cost: clips, pairs, storage, hours, memory; runs all stages on a sample of the videos",
     "preview": "look before you train: a page with videos and contact sheets of pairs",
     "export": "write the composites of an arm as mp4, for mmaction2 and torchvision",
 }
 OTHERS = {
+    "predict": "say what a run's recommended classifier sees in videos",
+    "export-model": "write that classifier as one file, for torch.export or ONNX",
     "runs": "list runs, the results that they are made of, their ages and sizes",
     "clean": "say which results in the store no run needs, and delete them if told to",
     "generate": "make the demo's videos: real H.264 files, the same bytes from the same seed",
 }
+MODEL_USERS = ("predict", "export-model")
 MAKERS = ("match", "train-selector", "select", "train", "evaluate")
 JOB_COPY = "working_dir_files"
 """Part of the path where Ray unpacks a job's working directory on each node."""
+WITHOUT_CONFIG = Path(__file__).parent / "config" / "without_config.yaml"
+"""The settings of who names no ``--config``."""
 EXAMPLES = """
 examples:
+  l2a run --data.root PATH                                    (PATH/<class>/*.mp4; no --config: for real videos, no GPU)
   l2a run --config configs/demo.yaml
-  l2a run --name mine --data.layout folder --data.root PATH   (PATH/<class>/*.mp4)
   l2a run --config configs/jhmdb.yaml --data.root PATH --seeds [0,1,2]
   l2a run --config configs/demo.yaml --arms [real,random]     (trains no Selector)
   l2a run --config configs/demo.yaml --print_config           (shows every setting)
   l2a plan --config configs/kinetics400.yaml --data.root PATH --plan.clips_per_class 1
   l2a preview --config configs/demo.yaml --preview.pairs 20 --preview.which [selected,worst]
   l2a export --config configs/demo.yaml --export.arm random
+  l2a predict --run mine VIDEO FOLDER --top 3                 (asks the classifier that the run mine recommends)
   l2a runs                                                    (lists runs and their results)
 
 Every stage does only what is missing: the same command goes on after an interruption, and another run with the same
@@ -84,10 +92,30 @@ def _options(command: str) -> ArgumentParser:
         parser.add_class_arguments(GenerateSettings, "generate")
         return parser
     parser.add_argument("--runs", type=str, default="runs", help="Folder that holds all runs.")
+    if command in MODEL_USERS:
+        _add_model_options(parser, command)
+        return parser
     parser.add_argument("--store", type=str | None, default=None, help="Folder of the results (<runs>/store).")
     if command == "clean":
         parser.add_argument("--delete", action="store_true", help="Delete them.")
     return parser
+
+
+def _add_model_options(parser: ArgumentParser, command: str) -> None:
+    if command == "predict":
+        parser.add_argument("videos", type=str, nargs="+", help="Videos, and folders of them.")
+        parser.add_argument("--top", type=int, default=5, help="How many classes of each are named.")
+        about = "CSV file to write: video, rank, class, probability, cause."
+    else:
+        about = "Form of the file: torch (torch.export.load reads it) or onnx."
+        parser.add_argument("--format", type=Literal["torch", "onnx"], default="torch", help=about)
+        about = "File to write (model.pt2 or model.onnx beside the classifier)."
+    parser.add_argument("--out", type=str | None, default=None, help=about)
+    parser.add_argument("--run", type=str | None, default=None, help="Name of the run.")
+    about = "Folder of a classifier (<runs>/<run>/model)."
+    parser.add_argument("--model", type=str | None, default=None, help=about)
+    about = "Run the config of a network of mmaction2, which is a program of whoever made the classifier."
+    parser.add_argument("--trust_config", action="store_true", help=about)
 
 
 def _stage_options(command: str) -> ArgumentParser:
@@ -114,9 +142,13 @@ def _sentence(text: str) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one subcommand; errors that a user can mend are printed without a traceback, with exit status 2."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    given = sys.argv[1:] if arguments is None else arguments
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    command = given[0] if given else None
+    if command in STAGES and not any(argument.startswith(("--config", "-h", "--help")) for argument in given):
+        logging.info("no --config: for real videos and no GPU, as %s says", WITHOUT_CONFIG)
+        given[1:1] = ["--config", str(WITHOUT_CONFIG)]
     try:
-        parsed = build_parser(given[0] if given else None).parse_args(given)
+        parsed = build_parser(command).parse_args(given)
         _execute(parsed.subcommand, parsed[parsed.subcommand])
     except L2AError as error:
         print(f"l2a: error: {error}", file=sys.stderr)
@@ -135,6 +167,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _execute(command: str, chosen: Namespace) -> None:
     if command == "generate":
         _generate(chosen)
+    elif command in MODEL_USERS:
+        _use_model(command, chosen)
     elif command in OTHERS:
         _keep_house(command, chosen)
     else:
@@ -147,6 +181,45 @@ def _generate(chosen: Namespace) -> None:
     from l2a_ray.videos.settings import GenerateSettings
 
     generate(Path(chosen.root), build(GenerateSettings, chosen.generate.as_dict(), "generate"), chosen.seed)
+
+
+def _use_model(command: str, chosen: Namespace) -> None:
+    from l2a_ray.storage.files import as_path
+
+    if (chosen.run is None) == (chosen.model is None):
+        raise SettingError("run", chosen.run, "name a run, or by --model the folder of a classifier")
+    folder = as_path(chosen.model) if chosen.model else as_path(chosen.runs) / chosen.run / "model"
+    if command == "predict":
+        _predict(folder, chosen)
+    else:
+        _export_model(folder, chosen)
+
+
+def _predict(folder: "AnyPath", chosen: Namespace) -> None:
+    from l2a_ray.deploy.classifier import load_classifier
+    from l2a_ray.deploy.predict import find_videos, predict_videos, tell
+    from l2a_ray.storage.files import as_path, write_bytes
+
+    if chosen.top < 1:
+        raise SettingError("top", chosen.top, "must be at least 1")
+    videos = find_videos(chosen.videos)
+    table = predict_videos(load_classifier(folder, trust_config=chosen.trust_config), videos, chosen.top)
+    print("\n".join(tell(table)))
+    if chosen.out:
+        write_bytes(as_path(chosen.out), table.to_csv(index=False).encode(errors="surrogateescape"))
+    if (table["cause"] != "").any():
+        sys.exit(1)
+
+
+def _export_model(folder: "AnyPath", chosen: Namespace) -> None:
+    from l2a_ray.deploy.classifier import load_classifier
+    from l2a_ray.deploy.convert import SUFFIXES, export_classifier
+    from l2a_ray.storage.files import as_path, write_bytes
+
+    classifier = load_classifier(folder, "cpu", chosen.trust_config)
+    out = as_path(chosen.out) if chosen.out else folder / f"model{SUFFIXES[chosen.format]}"
+    write_bytes(out, export_classifier(classifier, chosen.format))
+    logging.info("export-model: %s", out)
 
 
 def _keep_house(command: str, chosen: Namespace) -> None:

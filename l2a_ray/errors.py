@@ -86,5 +86,9 @@ class SelectorFileError(L2AError):
     """A Selector's files are missing, truncated, of another version or for other features."""
 
 
+class ClassifierFileError(L2AError):
+    """A classifier's folder lacks a file, or holds one that is damaged, of another format, or of another classifier."""
+
+
 class MissingPackageError(L2AError):
     """An optional package that the settings ask for is not installed."""

@@ -9,10 +9,14 @@ import yaml
 from jsonargparse import ArgumentParser
 
 from l2a_ray.cli import STAGES, build_parser, main
+from l2a_ray.config import load
 from l2a_ray.config.loading import settings_from
 from l2a_ray.config.settings import Settings
 from l2a_ray.selector.rl.settings import SelectorSettings
 from l2a_ray.videos.generate import GenerateSettings
+from l2a_ray.videos.settings import DataSettings
+
+CONFIGS = Path(__file__).parents[1] / "configs"
 
 
 @cache
@@ -31,6 +35,27 @@ def write(path: Path, content: dict[str, Any]) -> str:
 
 def test_no_configuration_is_needed_but_a_name() -> None:
     assert read("--name", "a") == Settings(name="a")
+
+
+@pytest.mark.parametrize("root", ["some/videos", "some/videos/", "s3://bucket/videos"])
+def test_a_run_without_a_name_is_called_as_its_videos(root: str) -> None:
+    assert read("--data.root", root).name == "videos"
+    assert load(**{"data.root": root}) == Settings(name="videos", data=DataSettings(root=root))
+
+
+def test_who_names_no_file_gets_settings_for_real_videos(capsys: pytest.CaptureFixture[str]) -> None:
+    def printed(*arguments: str) -> Any:
+        with pytest.raises(SystemExit):
+            main(["run", "--name", "a", *arguments, "--print_config"])
+        return yaml.safe_load(capsys.readouterr().out)
+
+    without, paper = printed("--classifier.epochs", "7"), printed("--config", str(CONFIGS / "ucf101.yaml"))
+    assert without["classifier"]["network"]["weights"] == "imagenet" and without["classifier"]["epochs"] == 7
+    assert paper["classifier"]["network"]["weights"] is None
+
+
+def test_a_run_without_name_and_videos_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "l2a: error: name='': must name the run, or data.root" in refused(["run"], capsys)
 
 
 def test_one_file_swaps_a_part(tmp_path: Path) -> None:
@@ -132,13 +157,14 @@ def test_missing_data_is_said_in_one_line(tmp_path: Path, capsys: pytest.Capture
     assert message == "l2a: error: generate.frames=3: must be at least 8\n"
 
 
-@pytest.mark.parametrize("command", [*STAGES, "generate"])
+@pytest.mark.parametrize("command", [*STAGES, "generate", "predict", "export-model"])
 def test_help_of_every_command(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main([command, "--help"])
     assert caught.value.code == 0
     text = capsys.readouterr().out
-    options = ["--generate.frames", "--root"] if command == "generate" else ["--select.budget", "--config", "l2a run"]
+    own = {"generate": ["--generate.frames", "--root"], "predict": ["--top", "--run"], "export-model": ["{torch,onnx}"]}
+    options = own.get(command, ["--select.budget", "--config", "l2a run"])
     assert all(option in text for option in options)
 
 

@@ -1,5 +1,6 @@
 """Whole commands on one small run: what a change makes anew, what a failure leaves, what a run can be asked."""
 
+import html
 import json
 import logging
 import os
@@ -19,6 +20,7 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 from helpers import SMALL_RUN, SMALL_VIDEOS
 
+from l2a_ray import load_classifier
 from l2a_ray.cli import main
 from l2a_ray.config import load
 from l2a_ray.fields import plain
@@ -92,7 +94,7 @@ def house(session: None, tmp_path_factory: pytest.TempPathFactory) -> House:
     (folder / "run.yaml").write_text(SMALL_RUN.replace("arms: [real, selected]\n", "") + MORE)
     made = House(folder, folder / "runs")
     assert made.makes("run") == {"clip": 60, "prepare": 1, "match": 2, "warm-start": 2, "describe": 2, "draw": 2,
-        "train-selector": 2, "select": 2, "train": 6, "evaluate": 6}  # fmt: skip
+        "train-selector": 2, "select": 2, "train": 6, "evaluate": 6, "validate": 6, "recommend": 1}  # fmt: skip
     return made
 
 
@@ -132,8 +134,8 @@ def test_a_complete_stage_says_so_without_ray_and_pytorch(house: House, stage: s
     ("stage", "changes", "made"),
     [
         ("run", {}, {}),
-        ("run", {"seeds": [0]}, {}),
-        ("run", {"arms": ["selected", "real"]}, {}),
+        ("run", {"seeds": [0]}, {"recommend": 1}),
+        ("run", {"arms": ["selected", "real"]}, {"recommend": 1}),
         ("evaluate", {"composite.feather": 1.0, "arms": ["real", "random"], "seeds": [0]}, {"train": 1, "evaluate": 1}),
         ("evaluate", {"classifier.epochs": 3, "seeds": [0]}, {"train": 3, "evaluate": 3}),
         ("evaluate", {"arms": ["real"], "seeds": [0, 1, 2]}, {"train": 1, "evaluate": 1}),
@@ -182,6 +184,36 @@ def test_repetitions_differ_in_pairs_selector_and_classifiers(house: House) -> N
         assert one != other, f"{what}: the repetitions are the same"
 
 
+def test_a_run_ends_with_a_classifier_that_says_of_test_videos_what_evaluate_said(
+    house: House, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = house.runs / "a" / "model"
+    about = load_classifier(model).about
+    page = (house.runs / "a" / "report" / "index.html").read_text()
+    assert all(html.escape(line) in page for line in about["why"])
+    assert about["recommendation"]["clips"] == 12 and house.metrics()["recommendation"] == about["recommendation"]
+    out = tmp_path / "predictions.csv"
+    main(["predict", "--model", str(model), "--top", "1", "--out", str(out), str(house.folder / "videos" / "test")])
+    assert len(capsys.readouterr().out.splitlines()) == 12
+    found = pd.read_csv(out).set_index("video")
+    pipeline = house.pipeline()
+    index = pd.read_parquet(house.result(pipeline.prepare) / "index.parquet").set_index("id")
+    said = pd.read_parquet(house.result(pipeline.evaluate(about["arm"], about["seed"])) / "predictions.parquet")
+    paths = index.loc[said["id"], "path"]
+    assert found.loc[paths, "class"].tolist() == [about["classes"][label] for label in said["predicted"]]
+    np.testing.assert_allclose(found.loc[paths, "probability"], said["probability"], rtol=0, atol=1e-6)
+
+
+def test_the_recommended_arm_is_trained_once_more_if_asked(copy: House) -> None:
+    before = load_classifier(copy.runs / "a" / "model").about
+    assert copy.makes("recommend", **{"recommend.retrain": True}) == {"train": 1}
+    after = load_classifier(copy.runs / "a" / "model").about
+    assert [about["trained_on"] for about in (before, after)] == ["train", "train+val"]
+    assert after["recommendation"] == before["recommendation"] and after["digest"] != before["digest"]
+    assert copy.makes("recommend") == {}
+    assert load_classifier(copy.runs / "a" / "model").about == before
+
+
 def test_validation_clips_given_back_are_trained_on(house: House) -> None:
     changes = {"classifier.train_on": "train+val", "arms": ["real"], "seeds": [0], "name": "b"}
     assert house.makes("train", **changes) == {"train": 1}
@@ -207,6 +239,7 @@ def test_pairs_may_come_from_anywhere(house: House) -> None:
     changes = {"name": "arms", "seeds": [0], "arms": arms}
     # A Selector finds in its own clips what it was trained on, so `other` and `mine` are the run's own pairs.
     made = {"select-by-agreement": 1, "draw-sound": 1, "select-by-other": 1, "train": 4, "evaluate": 4}
+    made |= {"validate": 4, "recommend": 1}
     assert house.makes("run", **changes) == made
     pipeline = house.pipeline(**changes)
     other = pipeline.pairs("other", 0)

@@ -119,9 +119,24 @@ def test_an_arm_of_its_own_composites_differs_in_its_classifier_alone(tmp_path: 
     assert found["select-0"] == keys(settings(tmp_path))["select-0"]
 
 
+def test_an_arm_of_its_own_share_differs_in_its_classifier_alone(tmp_path: Path) -> None:
+    own = {"pairs": "selector", "composite_mode": "add", "composite_share": 0.25, "composite_weight": 0.5}
+    chosen = settings(tmp_path, arms={"selected": None, "fewer": own})
+    found = keys(chosen)
+    assert found["train/selected-0"] == keys(settings(tmp_path))["train/selected-0"] != found["train/fewer-0"]
+    pipeline = Pipeline(chosen)
+    pair = [pipeline.train(arm, 0) for arm in chosen.arms_by_name]
+    assert pair[0].pairs is pair[1].pairs
+    assert pair[1].classifier.added_composites == round(0.25 * chosen.classifier.batch_size)
+
+
 @pytest.mark.parametrize(
     ("arms", "message"),
     [
+        (
+            {"mine": {"pairs": "random", "composite_share": 2.0}},
+            "arms.mine.composite_share=2.0: must be between 0 and 1",
+        ),
         ({"mine": None}, "arms.mine=None: has no definition. Shipped are real, random, selected"),
         ({"mine": {"pairs": "lucky"}}, r"arms.mine.pairs='lucky': must be one of none, random"),
         ({"mine": {"pairs": "file"}}, "arms.mine.file=None: must name a table"),

@@ -169,8 +169,8 @@ def planned(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, di
 @pytest.mark.ray
 def test_a_plan_measures_every_stage(planned: tuple[Path, dict[str, Any]]) -> None:
     _, plan = planned
-    names = ["prepare", "match", "warm-start", "describe", "train-selector", "select", "train", "evaluate"]
-    assert sorted(plan["stages"]) == sorted(names)
+    names = ["prepare", "match", "warm-start", "describe", "train-selector", "select", "train", "evaluate", "validate"]
+    assert sorted(plan["stages"]) == sorted([*names, "recommend"])
     for stage in plan["stages"].values():
         before, after = stage["measured"]
         assert after["size"] > before["size"] > 0 and min(before["seconds"], after["seconds"]) > 0

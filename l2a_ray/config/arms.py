@@ -2,10 +2,10 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from l2a_ray.classifier.settings import MethodName
+from l2a_ray.classifier.settings import ClassifierSettings, CompositeMode, MethodName
 from l2a_ray.composites.settings import CompositeSettings
 from l2a_ray.config.building import build
 from l2a_ray.errors import SettingError
@@ -32,6 +32,12 @@ class Arm:
     """How its pairs are composited and labelled; by default as the run's section `composite` says."""
     method: MethodName | None = None
     """How its classifiers learn, one of `classifier.method`; by default as the section `classifier` says."""
+    composite_mode: CompositeMode | None = None
+    """As `classifier.composite_mode`; by default that."""
+    composite_share: float | None = None
+    """As `classifier.composite_share`; by default that. Arms that differ in it alone let D_val choose it."""
+    composite_weight: float | None = None
+    """As `classifier.composite_weight`; by default that."""
     label: str = setting("", execution=True)
     """What the report says of the arm, in a few words."""
     colour: str = setting("", execution=True)
@@ -45,6 +51,16 @@ class Arm:
             raise SettingError("selector", self.selector, "goes with pairs=selector alone")
         if self.colour and not re.fullmatch(r"#[0-9a-fA-F]{6}", self.colour):
             raise SettingError("colour", self.colour, "must be written as #0072b2")
+
+    def trained(self, classifier: ClassifierSettings) -> ClassifierSettings:
+        """Return how its classifiers are trained, given how a run's are.
+
+        Raises:
+            SettingError: one of its values cannot work.
+        """
+        names = ("method", "composite_mode", "composite_share", "composite_weight")
+        own = {name: getattr(self, name) for name in names}
+        return replace(classifier, **{name: value for name, value in own.items() if value is not None})
 
     @property
     def needs_pairs(self) -> bool:

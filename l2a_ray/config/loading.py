@@ -34,7 +34,6 @@ def settings_parser(**options: Any) -> ArgumentParser:
 def load(*files: str | Path, **changes: Any) -> Settings:
     """Read settings: :func:`l2a_ray.config.load`."""
     parser = settings_parser(exit_on_error=False)
-    parser.set_defaults(name="")  # no file need have it: it may be among the changes
     try:
         layered = parser.parse_args([f"--config={os.fspath(file)}" for file in files])
         return settings_from(parser.parse_object(_plain(changes), layered))

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from envs.settings import EnvSettings
-from l2a_ray.classifier.settings import ClassifierSettings, WorkerSettings, check_workers
+from l2a_ray.classifier.settings import ClassifierSettings, EvaluateSettings, WorkerSettings, check_workers
 from l2a_ray.composites.settings import CompositeSettings
 from l2a_ray.config.arms import Arm, resolve
+from l2a_ray.deploy.settings import RecommendSettings
 from l2a_ray.errors import SettingError, owned_by
 from l2a_ray.fields import plain
 from l2a_ray.outputs.settings import CANDIDATES, WORST, ExportSettings, PreviewSettings
@@ -28,8 +29,8 @@ from l2a_ray.videos.settings import DataSettings, DecodeSettings
 class Settings:
     """A run: from a folder of labelled videos to a better classifier, the chosen pairs and a report."""
 
-    name: str
-    """Name of the run; its folder is `<runs>/<name>`."""
+    name: str = ""
+    """Name of the run; its folder is `<runs>/<name>`. By default the name of the folder `data.root`."""
     runs: str = "runs"
     """Folder that holds all runs."""
     store: str | None = None
@@ -45,7 +46,7 @@ class Settings:
     """Videos, labels and splits."""
     decode: DecodeSettings = field(default_factory=DecodeSettings)
     """Reading a video."""
-    segment: SegmentSettings = field(default_factory=SegmentSettings)
+    segment: SegmentSettings = field(default_factory=lambda: SegmentSettings(kind="auto"))
     """Finding the foreground."""
     inpaint: InpaintSettings = field(default_factory=InpaintSettings)
     """Filling in the background."""
@@ -63,8 +64,12 @@ class Settings:
     """How many pairs are kept."""
     classifier: ClassifierSettings = field(default_factory=ClassifierSettings)
     """The action classifier and how it is trained."""
+    recommend: RecommendSettings = field(default_factory=RecommendSettings)
+    """Which classifier is handed over in the end."""
     workers: WorkerSettings = field(default_factory=WorkerSettings)
     """The processes that train classifiers, the warm start included."""
+    evaluate: EvaluateSettings = field(default_factory=EvaluateSettings)
+    """Testing the classifiers."""
     runtime: RuntimeSettings = field(default_factory=RuntimeSettings)
     """Ray on this machine."""
     tracking: TrackingSettings = field(default_factory=TrackingSettings)
@@ -77,6 +82,11 @@ class Settings:
     """Which composites are written as videos."""
 
     def __post_init__(self) -> None:
+        if not self.name:
+            if not self.data.root:
+                reason = "must name the run, or data.root the folder of videos, by which the run is then called"
+                raise SettingError("name", self.name, reason)
+            object.__setattr__(self, "name", as_path(self.data.root).absolute().name)  # the way of frozen dataclasses
         if not self.name or Path(self.name).name != self.name or self.name in ("..", "store"):
             raise SettingError("name", self.name, "must be a folder name, without slashes, and not `store`")
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
@@ -87,8 +97,14 @@ class Settings:
             if part.crop > self.decode.size:
                 reason = f"must be at most the clips' short side decode.size={self.decode.size}"
                 raise SettingError(f"{owner}.crop", part.crop, reason)
+            if (part.frames or 0) > self.decode.frames:
+                reason = f"must be at most the frames that are stored, decode.frames={self.decode.frames}"
+                raise SettingError(f"{owner}.frames", part.frames, reason)
             with owned_by(owner):
                 check_workers(part, self.workers)
+        if self.evaluate.clips > 1 and self.classifier.frames in (None, self.decode.frames):
+            reason = "must be 1 unless more frames are stored (decode.frames) than a sample shows (classifier.frames)"
+            raise SettingError("evaluate.clips", self.evaluate.clips, reason)
         kinds = (*resolve(self.arms), WORST, CANDIDATES)
         if unknown := [kind for kind in self.preview.which if kind not in kinds]:
             raise SettingError("preview.which", unknown[0], f"must be some of {', '.join(kinds)}")

@@ -1,12 +1,14 @@
 """From the settings of a run to its stages: who reads what, and which settings each result depends on."""
 
+import logging
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 
 from l2a_ray.config.arms import Arm
 from l2a_ray.config.settings import Settings
-from l2a_ray.errors import SettingError
+from l2a_ray.errors import SettingError, owned_by
 from l2a_ray.pipeline.results import Results
+from l2a_ray.pipeline.stage import Stage
 from l2a_ray.pipeline.stages import (
     Describe,
     Draw,
@@ -16,17 +18,22 @@ from l2a_ray.pipeline.stages import (
     Match,
     PairSource,
     Prepare,
+    Recommend,
     Select,
     SelectByAgreement,
     SelectByOther,
     Train,
     TrainSelector,
+    Validate,
     WarmStart,
 )
+from l2a_ray.prepare.segment.choose import choose
 from l2a_ray.prepare.settings import PrepareSettings
 from l2a_ray.selector.find import find_selector
 from l2a_ray.storage.files import absolute_name, as_path
 from l2a_ray.storage.run import RunFolder
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,9 +59,9 @@ class Pipeline:
         settings = self.settings
         root = str(as_path(settings.data.root).absolute()) if settings.data.root else ""
         data = replace(settings.data, root=root, labels=absolute_name(settings.data.labels))
-        segment = settings.segment
-        if segment.kind == "precomputed" and segment.masks is None:
-            segment = replace(segment, masks=str(as_path(root) / "masks"))
+        segment, reason = choose(settings.segment, root)
+        if reason:
+            logger.info("segment: %s, since %s", segment.kind, reason)
         clips = PrepareSettings(
             decode=settings.decode,
             segment=segment.with_absolute_paths(),
@@ -148,12 +155,13 @@ class Pipeline:
         """The classifier of an arm and a repetition.
 
         Raises:
-            SettingError: the file that the arm names is not there.
+            SettingError: the file that the arm names is not there, or the arm asks for training that cannot work.
         """
         about, settings = self.arms[arm], self.settings
         if about.file is not None and not as_path(about.file).is_file():
             raise SettingError(f"arms.{arm}.file", about.file, "there is no such file")
-        classifier = settings.classifier if about.method is None else replace(settings.classifier, method=about.method)
+        with owned_by(f"arms.{arm}"):
+            classifier = about.trained(settings.classifier)
         return Train(
             prepare=self.prepare,
             pairs=self.pairs(arm, seed),
@@ -168,7 +176,39 @@ class Pipeline:
     @cache  # noqa: B019
     def evaluate(self, arm: str, seed: int) -> Evaluate:
         """What that classifier is worth."""
-        return Evaluate(train=self.train(arm, seed))
+        return Evaluate(train=self.train(arm, seed), evaluate=self.settings.evaluate)
+
+    @cache  # noqa: B019
+    def validate(self, arm: str, seed: int) -> Validate:
+        """What that classifier does on D_val."""
+        return Validate(train=self.train(arm, seed), evaluate=self.settings.evaluate)
+
+    @cached_property
+    def recommend(self) -> Recommend:
+        """Which classifier is handed over; classifiers that have learned D_val cannot be compared on it."""
+        settings, arms = self.settings, self.arms
+        real = [name for name, arm in arms.items() if not arm.needs_pairs]
+        held_out = settings.classifier.train_on == "train"
+        return Recommend(
+            prepare=self.prepare,
+            models=tuple(self.validate(arm, seed) for seed in settings.seeds for arm in arms if held_out),
+            arms=tuple(arms),
+            seeds=tuple(settings.seeds),
+            baseline="real" if "real" in real else next(iter(real), None),
+            sureness=settings.recommend.sureness,
+        )
+
+    @cache  # noqa: B019
+    def retrain(self, arm: str, seed: int) -> Train:
+        """The same classifier, but trained on all training clips, those of D_val among them."""
+        train = self.train(arm, seed)
+        # An arm cannot have that name: titles tell the two classifiers apart.
+        return replace(train, arm=f"{arm}@all", classifier=replace(train.classifier, train_on="train+val"))
+
+    @property
+    def answers(self) -> list[Stage]:
+        """What a whole run is to come to: what each classifier is worth, and which one is recommended."""
+        return [*self.all("evaluate"), self.recommend]
 
     @cached_property
     def export(self) -> Export:

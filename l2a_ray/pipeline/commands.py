@@ -1,11 +1,13 @@
 """What the commands of ``l2a`` do, one function each; each makes what it needs and is missing."""
 
 import logging
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from l2a_ray.config.settings import Settings
 from l2a_ray.errors import DatasetError, owned_by
 from l2a_ray.pipeline.build import Pipeline
+from l2a_ray.pipeline.results import closure
 from l2a_ray.storage.files import AnyPath, write_bytes, write_json
 
 if TYPE_CHECKING:
@@ -14,6 +16,8 @@ if TYPE_CHECKING:
     from l2a_ray.prepare.store import ClipStore
 
 logger = logging.getLogger(__name__)
+MODEL = "model"
+"""Folder of the run in which the recommended classifier is left."""
 
 
 def prepare(settings: Settings, refresh: bool = False) -> AnyPath:
@@ -78,8 +82,19 @@ def run(settings: Settings, refresh: bool = False) -> AnyPath:
         )
     if refresh:
         pipeline.results.make_again(pipeline.prepare)
-    pipeline.results.make(pipeline.all("evaluate"))
-    return _report(pipeline)
+    pipeline.results.make(pipeline.answers)
+    lines = _hand_over(pipeline)
+    out = _report(pipeline)
+    _tell(lines)
+    return out
+
+
+def recommend(settings: Settings) -> AnyPath:
+    """Choose a classifier by D_val, leave it in ``model/`` and say why; no test clip is looked at."""
+    pipeline = Pipeline(settings)
+    pipeline.results.make([pipeline.recommend])
+    _tell(_hand_over(pipeline))
+    return settings.folder / MODEL
 
 
 def report(settings: Settings) -> AnyPath:
@@ -129,7 +144,7 @@ def preview(settings: Settings) -> AnyPath:
     pipeline = Pipeline(settings)
     pipeline.results.make([pipeline.match(settings.seeds[0])])
     out = settings.folder / "preview"
-    write_preview(settings.name, choose_pairs(pipeline), _store(pipeline), out)
+    write_preview(settings.name, choose_pairs(pipeline), _store(pipeline), settings.composite, out)
     logger.info("preview: %s", out / "index.html")
     return out
 
@@ -148,6 +163,50 @@ def export(settings: Settings, refresh: bool = False) -> AnyPath:
     out = pipeline.results.folder(pipeline.export)
     logger.info("export: %s", out)
     return out
+
+
+def _hand_over(pipeline: Pipeline) -> list[str]:
+    """Leave the recommended classifier in the run's folder; return the reasons for it."""
+    from l2a_ray.deploy.choose import tell
+    from l2a_ray.deploy.classifier import save_classifier
+    from l2a_ray.pipeline.gather import read_recommendation
+
+    settings, results = pipeline.settings, pipeline.results
+    found = read_recommendation(pipeline)
+    assert found is not None
+    train = pipeline.train(found["arm"], found["seed"])
+    if settings.recommend.retrain:
+        train = pipeline.retrain(found["arm"], found["seed"])
+    if train not in closure([pipeline.recommend]):
+        results.make([train])
+    *_, (_, record) = results.records([train])
+    lines = tell(found)
+    about = {name: found[name] for name in ("arm", "seed")} | {
+        "trained_on": train.classifier.train_on,
+        "recommendation": found,
+        "why": lines,
+        "settings": train.settings(),
+        "made": {name: record[name] for name in ("title", "key", "made_by")},
+    }
+    weights, out = results.folder(train) / "model.safetensors", settings.folder / MODEL
+    with owned_by("classifier"):
+        save_classifier(
+            out,
+            weights,
+            train.classifier.network,
+            _store(pipeline).classes,
+            settings.decode,
+            train.classifier.crop,
+            about,
+            train.classifier.frame_sampling,
+            settings.evaluate,
+        )
+    return [*lines, f"model: {out}, trained on {train.classifier.train_on}; `l2a predict` asks it about videos"]
+
+
+def _tell(lines: Sequence[str]) -> None:
+    for line in lines:
+        logger.info("%s", line)
 
 
 def _store(pipeline: Pipeline) -> "ClipStore":

@@ -41,12 +41,19 @@ def gather(pipeline: Pipeline) -> RunTables:
         curves=_joined(_of_arms(pipeline, pipeline.train, "history.parquet")),
         results=_joined(_of_arms(pipeline, pipeline.evaluate, "metrics.parquet")),
         predictions=_joined(_of_arms(pipeline, pipeline.evaluate, "predictions.parquet")),
+        recommendation=read_recommendation(pipeline),
         truth=read_truth(settings.data.root),
         missing=_table(prepared, "missing.parquet"),
         config=yaml.safe_dump(settings.plain(), sort_keys=False),
         made=[record for _, record in results.records(evaluated)],
         notes=json.loads(read_bytes(prepared / "notes.json")),
     )
+
+
+def read_recommendation(pipeline: Pipeline) -> dict[str, Any] | None:
+    """Read which classifier is recommended; None if that was not asked yet."""
+    folder = _folder(pipeline, pipeline.recommend)
+    return None if folder is None else dict(json.loads(read_bytes(folder / "recommendation.json")))
 
 
 def choose_pairs(pipeline: Pipeline) -> dict[str, Shown]:

@@ -1,8 +1,8 @@
 """A stage of work: what it reads, what its result depends on, and the key that follows from both.
 
-A stage is a frozen dataclass. Fields that hold other stages are what it reads; all other fields are what its result
-depends on, unless they are declared otherwise (:func:`l2a_ray.fields.setting`). So a stage cannot depend on a setting
-that is not in its key.
+A stage is a frozen dataclass. Fields that hold other stages, or a tuple of them, are what it reads; all other fields
+are what its result depends on, unless they are declared otherwise (:func:`l2a_ray.fields.setting`). So a stage cannot
+depend on a setting that is not in its key.
 """
 
 import dataclasses
@@ -56,9 +56,15 @@ class Stage(ABC):
         return self.name
 
     def reads(self) -> dict[str, "Stage"]:
-        """Return the stages whose results it reads, by field."""
-        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return {name: value for name, value in values.items() if isinstance(value, Stage)}
+        """Return the stages whose results it reads, by field; those of a tuple by field and title."""
+        found: dict[str, Stage] = {}
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, Stage):
+                found[field.name] = value
+            elif _is_several(value):
+                found |= {f"{field.name}.{stage.title}": stage for stage in value}
+        return found
 
     def uses(self) -> dict[str, Any]:
         """Return, by dotted name, the settings that are not at their default and that the result depends on."""
@@ -66,12 +72,15 @@ class Stage(ABC):
 
     @cached_property
     def _uses(self) -> dict[str, Any]:
-        return relevant(self, without=Stage)
+        return relevant(self, without=lambda value: isinstance(value, Stage) or _is_several(value))
 
     def settings(self) -> dict[str, Any]:
         """Return all that it is told, by dotted name, for those who want to know how a result was made."""
-        fields = [field.name for field in dataclasses.fields(self) if field.name not in self.reads()]
-        return flatten({name: plain(getattr(self, name)) for name in fields})
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        told = {
+            name: value for name, value in values.items() if not isinstance(value, Stage) and not _is_several(value)
+        }
+        return flatten(dict(plain(told)))
 
     def key(self, reads: Mapping[str, str]) -> str:
         """Return the name of its result, given the identities of what it reads."""
@@ -103,6 +112,11 @@ class Stage(ABC):
     def content(self, folder: AnyPath) -> str | None:
         """Return a digest of a complete result, if it, and not the key, is what later stages depend on."""
         return None
+
+
+def _is_several(value: object) -> bool:
+    """Return whether a value is a tuple of stages."""
+    return isinstance(value, tuple) and bool(value) and all(isinstance(item, Stage) for item in value)
 
 
 @dataclass(frozen=True)

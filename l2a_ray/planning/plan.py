@@ -3,6 +3,7 @@
 import multiprocessing
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from statistics import mean
 from typing import Any
 from uuid import uuid4
@@ -40,7 +41,8 @@ def make_plan(settings: Settings) -> Plan:
         L2AError: the data cannot be used; or as the stages' work, on a sample.
     """
     pipeline = Pipeline(settings)
-    targets = pipeline.all("evaluate")
+    settings = replace(settings, segment=pipeline.prepare.clips.segment)  # one choice for all: samples reserve no GPU
+    targets = pipeline.answers
     catalogs = [_catalog(data) for data in (settings.data, *(sample_data(settings, times) for times in TIMES))]
     neighbours = _neighbours(catalogs[0].classes, settings.match)
     counts, *sizes = (_count(catalog, settings.match, neighbours) for catalog in catalogs)
@@ -168,7 +170,7 @@ def _assumptions(plan: Plan, needed: Sequence[Stage], sizes: Sequence[Counts], s
         "do; hours are of all CPUs and, in stages that ask for GPUs, of all GPUs: a run holds them",
         f"{larger.failed} of {sizes[-1].clips} sampled videos could not be used; clips and pairs are counted as if all "
         "could be",
-        "not in it: downloads, queues, a cluster's start, the report, preview and export",
+        "not in it: downloads, queues, a cluster's start, the report, preview, export and recommend.retrain",
     ]
     if complete:
         sentences.append(f"{complete} results are complete already and not counted")

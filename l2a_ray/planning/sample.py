@@ -107,7 +107,7 @@ def measure(settings: Settings, counts: Counts) -> Sample:
     with ray_session(settings=settings.runtime):
         start, there = time.perf_counter() - began, resources()
         pipeline = Pipeline(settings if there.get("GPU") else _without_gpus(settings))
-        targets = pipeline.all("evaluate")
+        targets = pipeline.answers
         pipeline.results.make(targets)
     results, values = [], 0
     for stage, record in pipeline.results.records(targets):

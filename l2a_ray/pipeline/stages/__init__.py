@@ -4,7 +4,7 @@ Each imports what it needs when it works: Ray, RLlib and PyTorch take seconds ea
 there needs none of them.
 """
 
-from l2a_ray.pipeline.stages.classifiers import Evaluate, Export, Train
+from l2a_ray.pipeline.stages.classifiers import Evaluate, Export, Recommend, Train, Validate
 from l2a_ray.pipeline.stages.clips import Match, Prepare, open_store
 from l2a_ray.pipeline.stages.selection import (
     Describe,
@@ -27,11 +27,13 @@ __all__ = [
     "Match",
     "PairSource",
     "Prepare",
+    "Recommend",
     "Select",
     "SelectByAgreement",
     "SelectByOther",
     "Train",
     "TrainSelector",
+    "Validate",
     "WarmStart",
     "open_store",
 ]

@@ -1,10 +1,10 @@
-"""From pairs to classifiers, what they are worth, and composites as files."""
+"""From pairs to classifiers, what they are worth, which one is recommended, and composites as files."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
-from l2a_ray.classifier.settings import ClassifierSettings, WorkerSettings
+from l2a_ray.classifier.settings import ClassifierSettings, EvaluateSettings, WorkerSettings
 from l2a_ray.composites.settings import CompositeSettings
 from l2a_ray.fields import setting
 from l2a_ray.outputs.settings import ExportSettings
@@ -13,11 +13,12 @@ from l2a_ray.pipeline.stage import Inputs, Job, Stage
 from l2a_ray.pipeline.stages.clips import Prepare, open_store
 from l2a_ray.pipeline.stages.selection import PairSource
 from l2a_ray.pipeline.stages.together import jobs_of, samples, train_together
-from l2a_ray.storage.files import AnyPath
+from l2a_ray.storage.files import AnyPath, write_json
 
 if TYPE_CHECKING:
     from l2a_ray.planning.counts import Counts
     from l2a_ray.runtime.cluster import Phase
+    from l2a_ray.videos.splits import Role
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -44,7 +45,7 @@ class Train(Stage):
         return demands.train(self.workers)
 
     def size(self, counts: "Counts") -> float:
-        return samples(self.classifier, counts)
+        return samples(self.classifier, counts, self.composite is not None)
 
     def work(self, inputs: Inputs, out: AnyPath) -> None:
         raise NotImplementedError("work_all does it")
@@ -70,31 +71,87 @@ class Train(Stage):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Evaluate(Stage):
-    """What a classifier does on the test split, which nothing before has seen."""
+class OfClassifier(Stage):
+    """A stage that looks at a classifier."""
 
-    name: ClassVar[str] = "evaluate"
     train: Train
+    evaluate: EvaluateSettings = field(default_factory=EvaluateSettings)
 
     @property
     def title(self) -> str:
-        return f"evaluate/{self.train.arm}-{self.train.seed}"
+        return f"{self.name}/{self.train.arm}-{self.train.seed}"
 
-    def size(self, counts: "Counts") -> float:
-        return counts.test
-
-    def work(self, inputs: Inputs, out: AnyPath) -> None:
+    def _test(self, inputs: Inputs, out: AnyPath, role: "Role") -> None:
         from l2a_ray.classifier.evaluation import evaluate_model
 
         model = inputs.folder(self.train) / "model.safetensors"
-        evaluate_model(model, open_store(inputs, self.train.prepare), self.train.classifier, out)
+        store = open_store(inputs, self.train.prepare)
+        evaluate_model(model, store, self.train.classifier, out, self.evaluate, role)
 
     @classmethod
     def work_all(cls, jobs: Sequence[Job], inputs: Inputs) -> None:
         from l2a_ray.runtime.progress import Bar
 
-        for job in Bar(jobs, desc="evaluate", unit="model"):
+        for job in Bar(jobs, desc=cls.name, unit="model"):
             job.stage.work(inputs, job.folder)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Evaluate(OfClassifier):
+    """What a classifier does on the test split, which nothing before has seen."""
+
+    name: ClassVar[str] = "evaluate"
+
+    def size(self, counts: "Counts") -> float:
+        return counts.test * self.evaluate.views
+
+    def work(self, inputs: Inputs, out: AnyPath) -> None:
+        self._test(inputs, out, "test")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Validate(OfClassifier):
+    """What a classifier does on D_val, by which one is chosen; nothing if no clip is there."""
+
+    name: ClassVar[str] = "validate"
+
+    def size(self, counts: "Counts") -> float:
+        return counts.val * self.evaluate.views
+
+    def work(self, inputs: Inputs, out: AnyPath) -> None:
+        if not open_store(inputs, self.train.prepare).rows("val").empty:
+            self._test(inputs, out, "validate")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Recommend(Stage):
+    """The arm and the seed whose classifier the run hands over."""
+
+    name: ClassVar[str] = "recommend"
+    prepare: Prepare
+    models: tuple[Validate, ...]
+    """All arms of the first seed, then of the next; none where D_val was learned."""
+    arms: tuple[str, ...]
+    seeds: tuple[int, ...]
+    baseline: str | None
+    """The arm of real clips alone."""
+    sureness: float
+
+    def size(self, counts: "Counts") -> float:
+        return counts.val
+
+    def work(self, inputs: Inputs, out: AnyPath) -> None:
+        from l2a_ray.deploy.choose import read_scores, recommend, without_scores
+
+        folders = [(model.train.arm, inputs.folder(model)) for model in self.models]
+        scores, ids = read_scores(folders)
+        if ids:
+            clips = open_store(inputs, self.prepare).columns("id", "group").set_index("id")
+            sources = clips.loc[ids, "group"].tolist()
+            found = recommend(scores, self.seeds, sources, self.baseline, self.sureness)
+        else:
+            found = without_scores(self.arms, self.seeds, self.baseline, self.sureness)
+        write_json(out / "recommendation.json", found)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -46,7 +46,7 @@ class WarmStart(SeededStage):
         return demands.train(self.workers)
 
     def size(self, counts: "Counts") -> float:
-        return samples(self.warm_start.classifier, counts)
+        return samples(self.warm_start.classifier, counts, self.match is not None)
 
     def work(self, inputs: Inputs, out: AnyPath) -> None:
         raise NotImplementedError("work_all does it")
@@ -103,6 +103,7 @@ class Describe(SeededStage):
             self.embedding,
             out / "vectors.safetensors",
             agreement=self.agreement,
+            sampling=classifier.frame_sampling,
         )
 
 
@@ -137,6 +138,7 @@ class TrainSelector(SeededStage):
             network=classifier.network,
             composite=self.composite,
             crop=classifier.crop,
+            sampling=classifier.frame_sampling,
             settings=self.env,
             seed=self.seed,
         )

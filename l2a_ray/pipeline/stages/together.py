@@ -16,10 +16,11 @@ if TYPE_CHECKING:
 StageT = TypeVar("StageT", bound=Stage)
 
 
-def samples(classifier: ClassifierSettings, counts: "Counts") -> int:
-    """Return how many samples a classifier sees in its training."""
+def samples(classifier: ClassifierSettings, counts: "Counts", pairs: bool) -> int:
+    """Return how many samples a classifier sees in its training, which has ``pairs`` or not."""
     real = counts.train + (counts.val if classifier.train_on == "train+val" else 0)
-    return classifier.epochs * -(-real // classifier.batch_size) * classifier.batch_size
+    each = classifier.batch_size + (classifier.added_composites if pairs else 0)
+    return classifier.epochs * -(-real // classifier.batch_size) * each
 
 
 def jobs_of(kind: type[StageT], jobs: Sequence[Job]) -> Iterator[tuple[StageT, AnyPath]]:
