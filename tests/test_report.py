@@ -13,10 +13,13 @@ from finished import MADE_BY, record
 
 from l2a_ray.composites.composite import CompositeSettings
 from l2a_ray.config.arms import OTHER_COLOURS, SHIPPED, Arm
+from l2a_ray.deploy.choose import Scores, recommend
 from l2a_ray.outputs.report import write_report
+from l2a_ray.outputs.report.masks import look_at_masks
 from l2a_ray.outputs.report.page import verdict
 from l2a_ray.outputs.report.sheets import draw_sheet
-from l2a_ray.outputs.report.tables import Json, RunTables, Selection, compare, mean_of, spread, summarise
+from l2a_ray.outputs.report.spread import Json, compare, mean_of, spread
+from l2a_ray.outputs.report.tables import RunTables, Selection, summarise
 from l2a_ray.outputs.report.truth import auc, auc_by_class
 from l2a_ray.pairs.truth import mark_wrong, read_truth
 from l2a_ray.prepare.segment.base import Planes
@@ -32,6 +35,7 @@ from l2a_ray.prepare.store import (
 
 CLASSES = ("jump", "wave $x$ & <b>", "run")
 ODD = 'a"<b>.mp4'
+MASKS = ["Frames with an actor", "Worst masks", "Best masks"]
 QUESTION = "Do the scores find the bad clips?"
 TOP1 = {"real": [0.2, 0.3, 0.4], "random": [0.3, 0.4, 0.5], "selected": [0.51, 0.6, 0.72]}
 
@@ -61,7 +65,17 @@ def make_store(root: Path, failures: bool = True) -> ClipStore:
 
 def tables(name: str = "run", arms: Mapping[str, Arm] = SHIPPED, **parts: Any) -> RunTables:
     """What a run of which nothing but the clips is there has come to; ``parts`` are there too."""
-    stages = ("neighbours", "left_out", "history", "curves", "results", "predictions", "truth", "missing")
+    stages = (
+        "neighbours",
+        "left_out",
+        "history",
+        "curves",
+        "results",
+        "predictions",
+        "recommendation",
+        "truth",
+        "missing",
+    )
     nothing: dict[str, Any] = dict.fromkeys(stages)
     nothing |= {"selections": [], "config": "", "made": [], "notes": []}
     return RunTables(name=name, arms=arms, **(nothing | parts))
@@ -156,7 +170,8 @@ def report(run: RunTables, root: Path) -> tuple[Json, str]:
 
 
 def numbers(run: RunTables, root: Path) -> Json:
-    return summarise(run, make_store(root / "prepare"))
+    store = make_store(root / "prepare")
+    return summarise(run, store, look_at_masks(store, "objects"))
 
 
 @pytest.fixture(scope="module")
@@ -193,6 +208,14 @@ def test_comparison_pairs_the_seeds() -> None:
     assert about["against"]["real"]["interval95"] == pytest.approx(0.063531, rel=1e-4)
     about = compare(pd.DataFrame([*rows, ("real", 2, 0.4), ("random", 2, 0.452)], columns=columns), order)
     assert about is not None and about["against"]["real"]["clear"]
+
+
+def test_the_page_tells_what_is_recommended_and_why(tmp_path: Path) -> None:
+    found = recommend({"real": Scores(np.array([[True, False]]), np.ones(1))}, [0], ["a", "b"], "real", 0.9)
+    metrics, page = report(tables(recommendation=found), tmp_path)
+    assert metrics["recommendation"] == found
+    assert "recommended: real, seed 0: 50.0 % of D_val right; there is no other arm" in page
+    assert "recommended" not in report(tables(), tmp_path / "other")[1]
 
 
 def test_metrics_of_a_whole_run(whole: tuple[Path, Json, str]) -> None:
@@ -438,8 +461,8 @@ def test_settings_are_those_that_are_given(whole: tuple[Path, Json, str]) -> Non
 
 def test_pictures_are_there_and_not_blank(whole: tuple[Path, Json, str]) -> None:
     found = {path.stem: path for path in (whole[0] / "report").glob("*/*.png")}
-    plots = {"accuracy", "reward", "selection", "scores", "wrong_labels", "training", "confusion"}
-    assert set(found) == plots | {"best", "worst"}
+    plots = {"accuracy", "reward", "selection", "scores", "wrong_labels", "training", "speed", "gain", "confusion"}
+    assert set(found) == plots | {"actors", "best", "worst", "masks_best", "masks_worst"}
     for path in found.values():
         image = cv2.imread(str(path))
         assert image is not None and image.shape[1] > 600, path
@@ -449,7 +472,7 @@ def test_pictures_are_there_and_not_blank(whole: tuple[Path, Json, str]) -> None
 def test_page_needs_nothing_else_and_escapes(whole: tuple[Path, Json, str]) -> None:
     page = whole[2]
     assert "http" not in page
-    assert page.count("<img ") == 9
+    assert page.count("<img ") == 14
     assert all(target.startswith("data:image/png;base64,") for target in re.findall(r'(?:src|href)="([^"]*)"', page))
     assert "<b>.mp4" not in page and "a&#34;&lt;b&gt;.mp4" in page
     for text in ("run &lt;1&gt;", "a &lt;source&gt; video", "/&lt;videos&gt;", "wave $x$ &amp; &lt;b&gt;"):
@@ -465,7 +488,8 @@ def test_only_the_store(tmp_path: Path) -> None:
     for stage in ("evaluate", "train-selector", "train", "match"):
         assert f"stage {stage} was not run" in page
     assert "No pairs were scored" in page
-    assert "every video was prepared" in page and "<img " not in page
+    assert "every video was prepared" in page
+    assert re.findall(r'<img .*? alt="(.*?)">', page) == MASKS
 
 
 def test_only_the_real_arm_with_one_seed(tmp_path: Path) -> None:
@@ -476,7 +500,8 @@ def test_only_the_real_arm_with_one_seed(tmp_path: Path) -> None:
 
 def test_arms_that_are_only_drawn_have_no_scores(tmp_path: Path) -> None:
     metrics, page = report(tables(selections=[drawn_pairs()], truth=make_truth(tmp_path)), tmp_path)
-    assert metrics["select"] == metrics["truth"] == {} and "No pairs were scored" in page and "<img " not in page
+    assert metrics["select"] == metrics["truth"] == {} and "No pairs were scored" in page
+    assert re.findall(r'<img .*? alt="(.*?)">', page) == MASKS
 
 
 @pytest.mark.parametrize(

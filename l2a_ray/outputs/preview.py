@@ -1,4 +1,4 @@
-"""Pairs to look at before training: contact sheets, short videos, and a page that shows both.
+"""Masks and pairs to look at before training: contact sheets, short videos, and a page that shows both.
 
 Axes: T time, H height, W width, C channel.
 """
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from l2a_ray.composites.composite import CompositeSettings
 from l2a_ray.composites.loader import ClipLoader
+from l2a_ray.composites.mixes import pasted
 from l2a_ray.errors import StorageError
 from l2a_ray.outputs.export import UNREADABLE
 from l2a_ray.prepare.store import ClipStore
@@ -46,13 +47,16 @@ class Shown:
     composite: CompositeSettings
 
 
-def write_preview(name: str, chosen: Mapping[str, Shown], store: ClipStore, out: AnyPath) -> list[str]:
-    """Write ``index.html``, ``videos/<kind>-<n>.mp4`` and ``sheets/<kind>-<n>.png``, in place of older ones.
+def write_preview(
+    name: str, chosen: Mapping[str, Shown], store: ClipStore, composite: CompositeSettings, out: AnyPath
+) -> list[str]:
+    """Write ``index.html``, ``videos/<kind>-<n>.mp4``, ``sheets/`` and ``plots/``, in place of older ones.
 
     Args:
         name: of the run.
         chosen: pairs by kind.
         store: the prepared clips.
+        composite: it says which masks are looked at.
         out: folder to write into.
 
     Returns:
@@ -62,13 +66,23 @@ def write_preview(name: str, chosen: Mapping[str, Shown], store: ClipStore, out:
         StorageError: ``out`` cannot be written.
     """
     # Here, because matplotlib takes a second, which `--help` need not wait for.
+    from l2a_ray.outputs.report.mask_pictures import draw_masks
+    from l2a_ray.outputs.report.masks import look_at_masks, summarise_masks
     from l2a_ray.outputs.report.page import environment
 
     _clear(out)
+    plane = pasted(composite)
+    looked = look_at_masks(store, plane)
+    masks = summarise_masks(looked, store.classes)
+    pictures = draw_masks(looked, masks, store, plane, out)
     failed: list[str] = []
     with Bar(total=sum(len(shown.pairs) for shown in chosen.values()), desc="preview", unit="pair") as bar:
         sections = [_section(kind, shown, store, out, failed, bar) for kind, shown in chosen.items()]
-    content = environment().get_template("preview.html.j2").render(name=name, sections=sections, failed=failed)
+    content = (
+        environment()
+        .get_template("preview.html.j2")
+        .render(name=name, masks=masks, pictures=pictures, sections=sections, failed=failed)
+    )
     write_bytes(out / "index.html", content.encode())
     for sentence in failed:
         logger.warning("preview: not shown: %s", sentence)
@@ -77,7 +91,7 @@ def write_preview(name: str, chosen: Mapping[str, Shown], store: ClipStore, out:
 
 def _clear(out: AnyPath) -> None:
     """Remove what an earlier call wrote, which may be of other pairs."""
-    for old in (*out.glob("videos/*.mp4"), *out.glob("sheets/*.png")):
+    for old in (*out.glob("videos/*.mp4"), *out.glob("sheets/*.png"), *out.glob("plots/*.png")):
         try:
             old.unlink()
         except OSError as error:
@@ -86,7 +100,7 @@ def _clear(out: AnyPath) -> None:
 
 def _section(kind: str, shown: Shown, store: ClipStore, out: AnyPath, failed: list[str], bar: Bar) -> Item:
     """Write the videos and sheets of one kind of pairs; add to ``failed`` what cannot be shown."""
-    from l2a_ray.outputs.report.plots import save
+    from l2a_ray.outputs.report.figures import save
     from l2a_ray.outputs.report.sheets import ROWS, draw_sheet, view_pair
 
     loader = ClipLoader(store, shown.composite)

@@ -3,14 +3,23 @@
 import base64
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from pathlib import PurePath
 
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from l2a_ray.composites.composite import CompositeSettings
-from l2a_ray.outputs.report.plots import Picture, best_arm, draw_plots
+from l2a_ray.composites.mixes import pasted
+from l2a_ray.deploy.choose import tell
+from l2a_ray.outputs.report.by_class import CONFUSED
+from l2a_ray.outputs.report.disagreement_sheet import draw_disagreements
+from l2a_ray.outputs.report.figures import NAMED_CLASSES, Picture
+from l2a_ray.outputs.report.mask_pictures import draw_masks
+from l2a_ray.outputs.report.masks import look_at_masks
+from l2a_ray.outputs.report.plots import best_arm, draw_plots
 from l2a_ray.outputs.report.sheets import draw_sheets
-from l2a_ray.outputs.report.tables import PARTS, Json, RunTables, summarise
+from l2a_ray.outputs.report.spread import Json
+from l2a_ray.outputs.report.tables import PARTS, RunTables, summarise
 from l2a_ray.prepare.store import ClipStore
 from l2a_ray.storage.files import AnyPath, read_bytes, write_bytes, write_json
 
@@ -25,7 +34,8 @@ def write_report(tables: RunTables, store: ClipStore, composite: CompositeSettin
     Args:
         tables: what the run is made of.
         store: its clips.
-        composite: how the pairs on the contact sheets are composited, unless their arm says otherwise.
+        composite: how the pairs on the contact sheets are composited, unless their arm says otherwise; it says which
+            masks are looked at.
         out: folder to write into.
 
     Returns:
@@ -34,11 +44,15 @@ def write_report(tables: RunTables, store: ClipStore, composite: CompositeSettin
     Raises:
         StorageError: a clip cannot be read, or the report cannot be written.
     """
-    metrics = summarise(tables, store)
+    plane = pasted(composite)
+    masks = look_at_masks(store, plane)
+    metrics = summarise(tables, store, masks)
     write_json(out / "metrics.json", metrics)
     for old in (*out.glob("plots/*.png"), *out.glob("sheets/*.png")):
         old.unlink()
     pictures = draw_plots(tables, metrics, store.classes, out / "plots")
+    pictures |= draw_masks(masks, metrics["masks"], store, plane, out)
+    pictures |= draw_disagreements(metrics, store, out / "sheets")
     if shown := next(iter(tables.scored), None):
         own = tables.arms[shown.arm].composite or composite
         pictures |= draw_sheets(shown.pairs, shown.worst, store, own, out / "sheets")
@@ -69,10 +83,13 @@ def render(tables: RunTables, metrics: Json, store: ClipStore, pictures: dict[st
             name=tables.name,
             metrics=metrics,
             verdict=verdict(metrics),
+            recommended=[] if tables.recommendation is None else tell(tables.recommendation),
             arms=list(metrics["arms"]),
             best=best_arm(metrics) if metrics["arms"] else None,
             meaning={name: arm.label for name, arm in tables.arms.items()},
             parts=PARTS,
+            confused=_confused(metrics["arms"]) if len(store.classes) > NAMED_CLASSES else [],
+            disagreed=_disagreed(metrics["disagreements"], store),
             per_class=_per_class(tables.predictions, metrics, store.classes),
             failed=store.failed.to_dict("records"),
             pictures=pictures,
@@ -151,6 +168,24 @@ def _per_class(predictions: pd.DataFrame | None, metrics: Json, classes: tuple[s
         {"name": name, "clips": int(clips.get(label, 0))} | {"arms": {arm: accuracy[arm][name] for arm in accuracy}}
         for label, name in enumerate(classes)
     ]
+
+
+def _confused(arms: Json) -> list[Json]:
+    """Return the classes that any arm takes for each other most, with the share in each arm that names them."""
+    rows: dict[tuple[str, str], Json] = {}
+    for arm, about in arms.items():
+        for pair in about.get("confused", ()):
+            rows.setdefault((pair["true"], pair["predicted"]), {})[arm] = pair["share"]
+    most = sorted(rows, key=lambda pair: -max(rows[pair].values()))[:CONFUSED]
+    return [{"true": true, "predicted": predicted, "arms": rows[true, predicted]} for true, predicted in most]
+
+
+def _disagreed(disagreements: Json, store: ClipStore) -> list[Json]:
+    """Return a row a clip that arms disagree on, with the name of its file."""
+    clips = disagreements.get("disagreements/widest", [])
+    table = store.columns("id", "path")
+    paths = table[table["id"].isin([clip["id"] for clip in clips])].set_index("id")["path"]
+    return [clip | {"file": PurePath(paths[clip["id"]]).name} for clip in clips]
 
 
 def percent(value: float | None, digits: int = 1) -> str:

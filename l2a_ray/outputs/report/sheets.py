@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from l2a_ray.composites.composite import CompositeSettings, place
 from l2a_ray.composites.loader import ClipLoader, Sample
 from l2a_ray.composites.mixes import pasted
-from l2a_ray.outputs.report.plots import Picture, save
+from l2a_ray.outputs.report.figures import Picture, save, short
 from l2a_ray.prepare.store import ClipStore
 from l2a_ray.storage.files import AnyPath
 
@@ -125,10 +125,6 @@ def _row(pair: Any, loader: ClipLoader) -> tuple[str, list[Tile]]:
 
 def _caption(pair: Any, weight: float, store: ClipStore) -> str:
     index = store.index.set_index("id")["class_name"]
-    names = [_short(index[clip]) for clip in (pair.foreground, pair.background)]
+    names = [short(index[clip]) for clip in (pair.foreground, pair.background)]
     score = f"      ω {pair.score:.3f}" if hasattr(pair, "score") else ""
     return f"{names[0]}  on  {names[1]}{score}      λ {weight:.2f}"
-
-
-def _short(name: str) -> str:
-    return name if len(name) <= 28 else f"{name[:27]}…"

@@ -5,20 +5,21 @@ is there for every seed is given as the mean over the seeds.
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.special import stdtrit
 
 from l2a_ray.config.arms import OTHER_COLOURS, Arm
+from l2a_ray.outputs.report.by_class import baseline, confused, confusion, count_disagreements, disagreements, gains
+from l2a_ray.outputs.report.masks import SHOWN, summarise_masks
+from l2a_ray.outputs.report.spread import Json, compare, mean_of, spread
 from l2a_ray.outputs.report.truth import judge
 from l2a_ray.pairs.truth import mark_wrong
 from l2a_ray.prepare.store import NO_BACKGROUND, NO_FOREGROUND, ClipStore
 
-Json = dict[str, Any]
 RESULTS = ("top1", "top5", "loss")
 PARTS = ("composite", "train", "validate")
 
@@ -61,6 +62,7 @@ class RunTables:
         curves: the classifiers' training, with columns arm and seed.
         results: arm, seed, top1, top5, loss, clips.
         predictions: arm, seed, id, label, predicted, probability.
+        recommendation: which classifier is handed over, as ``l2a_ray.deploy.choose`` describes it.
         truth: path and bad of the training videos, if the data set tells.
         missing: class_name, name and part of the published clips that have no file.
         config: the settings, as YAML.
@@ -78,6 +80,7 @@ class RunTables:
     curves: pd.DataFrame | None
     results: pd.DataFrame | None
     predictions: pd.DataFrame | None
+    recommendation: Json | None
     truth: pd.DataFrame | None
     missing: pd.DataFrame | None
     config: str
@@ -104,13 +107,14 @@ def scored(selections: Sequence[Selection], arms: Mapping[str, Arm]) -> Sequence
     return [one for one in selections if one.arm == first]
 
 
-def summarise(tables: RunTables, store: ClipStore) -> Json:
-    """Boil a run down to the content of ``metrics.json``.
+def summarise(tables: RunTables, store: ClipStore, masks: pd.DataFrame) -> Json:
+    """Boil a run down to the content of ``metrics.json``; ``masks`` is what ``look_at_masks`` saw of the clips.
 
     Everything that a clock has touched is under the key ``timing``; the rest is equal for equal runs.
     """
     metrics: Json = {"data": _data(store, tables.missing), "match": {}, "selector": {}, "select": {}, "truth": {}}
-    metrics |= {"arms": {}, "comparison": None}
+    metrics |= {"masks": summarise_masks(masks, store.classes), "arms": {}, "disagreements": {}, "comparison": None}
+    metrics["recommendation"] = tables.recommendation
     if tables.neighbours is not None:
         ordered = tables.neighbours.sort_values(["class_name", "similarity"], ascending=[True, False])
         metrics["match"] = {"match/neighbours": ordered.to_dict("records")}
@@ -121,8 +125,10 @@ def summarise(tables: RunTables, store: ClipStore) -> Json:
     if tables.truth is not None:
         metrics["truth"] = _truth(tables, tables.truth, store)
     if tables.results is not None:
-        metrics["arms"] = _arms(tables.results, tables.predictions, store.classes, list(tables.arms))
+        metrics["arms"] = _arms(tables.results, tables.predictions, store.classes, tables.arms)
         metrics["comparison"] = compare(tables.results, list(tables.arms))
+    if tables.predictions is not None:
+        metrics["disagreements"] = _disagreements(tables.predictions, store, list(tables.arms))
     metrics["timing"] = _timing(tables)
     clean: Json = _finite(metrics)
     return clean
@@ -176,71 +182,37 @@ def _truth(tables: RunTables, truth: pd.DataFrame, store: ClipStore) -> Json:
     return found | {name: float(np.mean(values)) for name, values in shares.items()} if found else {}
 
 
-def mean_of(parts: Iterable[Mapping[str, Any]]) -> Json:
-    """Return the mean of each number over some mappings of the same names; equal values stay as they are."""
-    rows = list(parts)
-    if len(rows) < 2:
-        return dict(rows[0]) if rows else {}
-    merged: Json = {}
-    for name, first in rows[0].items():
-        values = [row[name] for row in rows]
-        if isinstance(first, Mapping):
-            merged[name] = mean_of(values)
-        else:
-            merged[name] = first if all(value == first for value in values) else float(pd.Series(values).mean())
-    return merged
-
-
 def _arms(
-    results: pd.DataFrame, predictions: pd.DataFrame | None, classes: Sequence[str], order: Sequence[str]
+    results: pd.DataFrame, predictions: pd.DataFrame | None, classes: Sequence[str], order: Mapping[str, Arm]
 ) -> Json:
     arms: Json = {}
     for arm in [name for name in order if name in set(results["arm"])]:
         rows = results[results["arm"] == arm].sort_values("seed")
         about: Json = {f"classifier/{name}": spread(rows.set_index("seed")[name]) for name in RESULTS}
         arms[arm] = about | {"n": len(rows), "clips": int(rows["clips"].max())}
-    if predictions is not None:
-        hits = predictions.assign(hit=predictions["label"] == predictions["predicted"])
-        for arm, about in arms.items():
-            accuracy = hits[hits["arm"] == arm].groupby("label")["hit"].mean()
-            about["per_class"] = {name: accuracy.get(label) for label, name in enumerate(classes)}
+    if predictions is None:
+        return arms
+    hits, plain = predictions.assign(hit=predictions["label"] == predictions["predicted"]), baseline(order)
+    for arm, about in arms.items():
+        accuracy = hits[hits["arm"] == arm].groupby("label")["hit"].mean()
+        about["per_class"] = {name: accuracy.get(label) for label, name in enumerate(classes)}
+        about["confused"] = confused(confusion(predictions, arm, len(classes)), classes)
+        if plain in arms and arm != plain:
+            about["gain"] = gains(predictions, arm, plain, classes)
     return arms
 
 
-def spread(values: "pd.Series[float]") -> Json:
-    """Return mean, sample standard deviation (n - 1), half-width of the 95 % interval of the mean, and the values.
-
-    The interval is Student's t. One value has neither deviation nor interval.
-    """
-    n, several = len(values), len(values) > 1
-    # A diverged run must show, not drop out of the mean.
-    std = float(values.std(ddof=1, skipna=False)) if several else None
-    interval = float(stdtrit(n - 1, 0.975)) * std / math.sqrt(n) if std is not None else None
-    by_seed = {str(seed): float(value) for seed, value in values.items()}
-    return {"mean": float(values.mean(skipna=False)), "std": std, "interval95": interval, "n": n, "values": by_seed}
-
-
-def compare(results: pd.DataFrame, order: Sequence[str]) -> Json | None:
-    """Set the best arm by mean top-1 against each other one; of equal ones the first in ``order`` is the best.
-
-    Runs of one seed share their initial weights and data split, so differences are taken seed by seed. ``clear`` says
-    whether the 95 % interval of the difference leaves out zero.
-    """
-    top1 = results.pivot(index="seed", columns="arm", values="top1")
-    names = sorted(top1.columns, key=order.index)
-    if len(names) < 2:
-        return None
-    means = top1.mean()
-    best = max(names, key=lambda name: float(means[name]))
-    against: Json = {}
-    for name in names:
-        difference = (top1[best] - top1[name]).dropna()
-        if name == best or difference.empty:
-            continue
-        about = spread(difference)
-        clear = about["interval95"] is not None and about["mean"] > about["interval95"]
-        against[name] = about | {"clear": clear}
-    return {"best": best, "against": against}
+def _disagreements(predictions: pd.DataFrame, store: ClipStore, order: Sequence[str]) -> Json:
+    """Say of which test clips the arms disagree; nothing if there is but one arm."""
+    if predictions["arm"].nunique() < 2:
+        return {}
+    found = disagreements(predictions, order)
+    names = {column: found[column].map(dict(enumerate(store.classes))) for column in ("label", "predicted")}
+    return {
+        "disagreements/clips": len(found),
+        "disagreements/right_under": count_disagreements(predictions, order),
+        "disagreements/widest": found.assign(**names).head(SHOWN).to_dict("records"),
+    }
 
 
 def _timing(tables: RunTables) -> Json:
