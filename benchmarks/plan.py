@@ -22,7 +22,7 @@ from l2a_ray.pipeline.stages import open_store
 
 def made(pipeline: Pipeline) -> tuple[Counter[str], Counter[str], float]:
     """Make the run; return seconds and bytes of each stage, and the seconds of all of it."""
-    targets, seconds, sizes = pipeline.all("evaluate"), Counter[str](), Counter[str]()
+    targets, seconds, sizes = pipeline.answers, Counter[str](), Counter[str]()
     start = time.perf_counter()
     pipeline.results.make(targets)
     total = time.perf_counter() - start

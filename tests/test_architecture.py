@@ -48,7 +48,7 @@ def test_there_is_no_circle() -> None:
 
 
 @pytest.mark.parametrize(
-    "package", ["pairs", "composites", "prepare", "selector", "classifier", "storage", "runtime", "videos"]
+    "package", ["pairs", "composites", "prepare", "selector", "classifier", "deploy", "storage", "runtime", "videos"]
 )
 def test_no_room_knows_the_whole_run(package: str) -> None:
     wrong = defaultdict(set)
