@@ -122,7 +122,7 @@ def measure_samples(root: Path) -> list[str]:
         pairs = Stream(COMPOSITES, np.stack([clips, clips[::-1]], axis=1), 0.5, views=(view,))
         schedule = Schedule(ids, (pairs, Stream(REAL, clips, views=(view,))), len(ids), 0)
         loader = SampleLoader(store, CompositeSettings(), 112, sampling=sampling)
-        return lambda: stack(loader, schedule, 0, range(len(ids)), strong)
+        return lambda: stack(loader, schedule, schedule.batch(0), strong)
 
     seconds = best_seconds(*(epoch(*way) for way in ways.values()))
     return [

@@ -121,7 +121,8 @@ def stacked(store: ClipStore, sampling: FrameSampling, step: int, views: tuple[s
     real = Stream(REAL, np.arange(2, dtype=np.int32), views=views)
     loader = SampleLoader(store, CompositeSettings(), 24, sampling=sampling)
     augment = AugmentSettings(kind="randaugment")
-    return stack(loader, Schedule(ids, (pairs, real), 4, 0), step, range(4), augment)
+    plan = Schedule(ids, (pairs, real), 4, 0)
+    return stack(loader, plan, plan.batch(step), augment)
 
 
 def test_every_pass_draws_frames_anew_and_a_restart_the_same(numbered: ClipStore) -> None:
@@ -140,7 +141,7 @@ def test_samples_of_all_frames_are_those_of_earlier_releases(tmp_path: Path) -> 
     for kind in ("paste", "videomix"):
         digest = hashlib.blake2b(digest_size=8)
         for step in range(4):
-            made = stack(SampleLoader(store, CompositeSettings(kind=kind), 24), plan, step, range(4))
+            made = stack(SampleLoader(store, CompositeSettings(kind=kind), 24), plan, plan.batch(step))
             digest.update(made.clips.tobytes() + made.labels.tobytes())
         digests[kind] = digest.hexdigest()
     assert digests == {"paste": "86086f4fa9428769", "videomix": "369a33764da9441e"}
@@ -254,10 +255,10 @@ def test_randaugment_is_drawn_once_a_clip_and_is_a_function_of_seed_step_and_pla
     loader, augment = SampleLoader(store, CompositeSettings(), 24), AugmentSettings(kind="randaugment", magnitude=20)
     torch.manual_seed(3)
     untouched = torch.random.get_rng_state()
-    made = [stack(loader, plan, step, range(2), augment) for step in range(10)]
+    made = [stack(loader, plan, plan.batch(step), augment) for step in range(10)]
     assert torch.equal(torch.random.get_rng_state(), untouched)
     torch.manual_seed(4)
-    again = [stack(loader, plan, step, range(2), augment) for step in reversed(range(10))][::-1]
+    again = [stack(loader, plan, plan.batch(step), augment) for step in reversed(range(10))][::-1]
     changed = 0
     for one, other in zip(made, again, strict=True):
         np.testing.assert_array_equal(one.clips, other.clips)

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from l2a_ray.composites.composite import CompositeSettings
 from l2a_ray.composites.loader import Sample, SampleLoader
-from l2a_ray.composites.schedule import COMPOSITES, REAL, Schedule, Stream, stack
+from l2a_ray.composites.schedule import COMPOSITES, REAL, Schedule, Stacked, Stream, stack
 from l2a_ray.composites.views import crop_and_flip
 from l2a_ray.errors import SettingError, StageError
 from l2a_ray.pairs.labels import NONE, Labels
@@ -64,6 +64,10 @@ def make_schedule(*streams: Stream, batch: int = 4, seed: int = 0) -> Schedule:
     return Schedule(np.array(NAMES, np.bytes_), streams, batch, seed)
 
 
+def make(loader: SampleLoader, plan: Schedule, step: int) -> Stacked:
+    return stack(loader, plan, plan.batch(step))
+
+
 def make_plan(share: float = 0.5, with_pairs: bool = True, seed: int = 0) -> Schedule:
     composites = [Stream(COMPOSITES, PAIRS, share)] if with_pairs else []
     return make_schedule(*composites, Stream(REAL, rows(10)), seed=seed)
@@ -79,7 +83,8 @@ def test_two_streams_give_the_samples_that_they_always_gave() -> None:
     assert " ".join(sample.foreground + (sample.background or "") for sample in row) == (
         "r7 r6 r1 f4b4 r3 r2 f2b2 r4 r0 f0b0 r9 r5 r8 f6b6 r5 r8 f5b5 r9 r4 f3b3 r0 r3 r6 f1b1"
     )
-    assert round(make_plan(seed=5).rng(3, 1).random(), 6) == 0.634499
+    plan = make_plan(seed=5)
+    assert round(plan.rng(plan.batch(3)[1]).random(), 6) == 0.634499
 
 
 def test_three_streams_share_the_batch_in_their_shares() -> None:
@@ -111,8 +116,7 @@ def test_views_show_one_sample_with_random_numbers_of_their_own(store: ClipStore
     ids = store.index["id"].to_numpy().astype(np.bytes_)
     loader = SampleLoader(store, CompositeSettings(), 24)
     once, thrice = (
-        stack(loader, Schedule(ids, (Stream(REAL, rows(8), views=("weak",) * count),), 4, 0), 3, range(4))
-        for count in (1, 3)
+        make(loader, Schedule(ids, (Stream(REAL, rows(8), views=("weak",) * count),), 4, 0), 3) for count in (1, 3)
     )
     assert thrice.clips.shape == (12, FRAMES, 24, 24, 3)
     np.testing.assert_array_equal(thrice.clips[::3], once.clips)
@@ -164,7 +168,8 @@ def test_plan_is_a_function_of_seed_and_step_alone() -> None:
     backwards = [plan.batch(step) for step in reversed(range(30))]
     assert forwards == backwards[::-1]
     assert row_of(plan, 30) == row_of(make_plan(), 30) != row_of(make_plan(seed=1), 30)
-    assert make_plan().rng(3, 1).random() == make_plan().rng(3, 1).random() != make_plan().rng(3, 2).random()
+    first, again, other = (plan.rng(plan.batch(3)[position]).random() for position in (1, 1, 2))
+    assert first == again != other
 
 
 def test_parts_of_a_batch_are_the_batch(store: ClipStore) -> None:
@@ -173,8 +178,8 @@ def test_parts_of_a_batch_are_the_batch(store: ClipStore) -> None:
     streams = Stream(COMPOSITES, pairs, 0.5), Stream(REAL, rows(len(ids)))
     plan = Schedule(ids.astype(np.bytes_), streams, 4, 0)
     loader = SampleLoader(store, CompositeSettings(), 24)
-    frames, labels, *_ = stack(loader, plan, 5, range(4))
-    first, second = stack(loader, plan, 5, range(2)), stack(loader, plan, 5, range(2, 4))
+    frames, labels, *_ = make(loader, plan, 5)
+    first, second = stack(loader, plan, plan.batch(5)[:2]), stack(loader, plan, plan.batch(5)[2:])
     assert frames.shape == (4, FRAMES, 24, 24, 3) and labels.shape == (4, 3)
     np.testing.assert_array_equal(frames, np.concatenate([first[0], second[0]]))
     np.testing.assert_array_equal(labels, np.concatenate([first[1], second[1]]))

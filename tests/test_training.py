@@ -94,7 +94,7 @@ def test_feed_brings_every_workers_part_in_order(store: ClipStore, pairs: str, s
         came = list(feed(source, 5, 45, rank, 2))
         assert len(came) == 40
         for step, found in enumerate(came, start=5):
-            expected = stack(loader, plan, step, range(3 * rank, 3 * rank + 3))
+            expected = stack(loader, plan, plan.batch(step)[3 * rank : 3 * rank + 3])
             for one, other in zip(found, expected, strict=True):
                 np.testing.assert_array_equal(one, other)
 

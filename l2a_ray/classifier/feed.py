@@ -1,7 +1,7 @@
 """The way of training samples from the clip store to the classifier: Ray Data tasks composite, crop and flip."""
 
 import functools
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -19,8 +19,8 @@ from l2a_ray.prepare.store import ClipStore
 from l2a_ray.runtime.session import quieten
 from l2a_ray.runtime.streams import reading
 
-STEPS_PER_BLOCK = 16  # a task's work: long against the wait for the next one, short against what is prefetched
-STEPS_PER_EXECUTION = 4096  # Ray Data plans all tasks of an execution at once; to start one takes about a second
+BATCHES_PER_BLOCK = 16  # a task's work: long against the wait for the next one, short against what is prefetched
+BATCHES_PER_EXECUTION = 4096  # Ray Data plans all tasks of an execution at once; to start one takes about a second
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,10 @@ class Source:
     augment: AugmentSettings = UNCHANGED
 
 
+Place = tuple[int, int]
+"""A step, and a position in its batch."""
+
+
 def feed(source: Source, first: int, last: int, rank: int, workers: int) -> Generator[Stacked, None, None]:
     """Yield one worker's samples of steps first, ..., last - 1 in order.
 
@@ -58,15 +62,25 @@ def feed(source: Source, first: int, last: int, rank: int, workers: int) -> Gene
         rank: of this worker, which gets the rank-th of ``workers`` equal parts (``Schedule.part``).
         workers: number of workers.
     """
+    return make_batches(source, functools.partial(_part, first, source.schedule.part(rank, workers)), last - first)
+
+
+def _part(first: int, positions: Sequence[int], number: int) -> list[Place]:
+    return [(first + number, position) for position in positions]
+
+
+def make_batches(
+    source: Source, places: Callable[[int], Sequence[Place]], count: int
+) -> Generator[Stacked, None, None]:
+    """Yield ``count`` batches of samples in order, the i-th of those at ``places(i)``; closes what it started."""
     quieten()
     # The schedule holds every pair: it goes to the object store once, not into each task.
-    stored = ray.put(source)
-    positions = source.schedule.part(rank, workers)
-    for start in range(first, last, STEPS_PER_EXECUTION):
-        count = min(STEPS_PER_EXECUTION, last - start)
-        steps = ray.data.range(count, override_num_blocks=-(-count // STEPS_PER_BLOCK))
+    stored = ray.put((source, places))
+    for start in range(0, count, BATCHES_PER_EXECUTION):
+        planned = min(BATCHES_PER_EXECUTION, count - start)
+        numbers = ray.data.range(planned, override_num_blocks=-(-planned // BATCHES_PER_BLOCK))
         # `map`, not `map_batches`: Ray Data merges it with the range into one task.
-        batches = steps.map(functools.partial(_make_batch, source=stored, first=start, positions=positions))
+        batches = numbers.map(functools.partial(_make_batch, stored=stored, start=start))
         batches.context.execution_options.preserve_order = True
         batches.context.raise_original_map_exception = True  # else our errors arrive as text
         with reading(batches.iter_batches(batch_size=1, batch_format="numpy", prefetch_batches=2)) as made:
@@ -75,12 +89,13 @@ def feed(source: Source, first: int, last: int, rank: int, workers: int) -> Gene
 
 
 def _make_batch(
-    row: dict[str, Any], source: "ray.ObjectRef[Source]", first: int, positions: list[int]
+    row: dict[str, Any], stored: "ray.ObjectRef[tuple[Source, Callable[[int], Sequence[Place]]]]", start: int
 ) -> dict[str, NDArray[Any]]:
-    """Make one step's samples (runs in a Ray Data task)."""
-    known = ray.get(source)
-    loader = SampleLoader(_store(known.store), known.composite, known.crop, known.labels, known.sampling)
-    return stack(loader, known.schedule, first + row["id"], positions, known.augment)._asdict()
+    """Make one batch of samples (runs in a Ray Data task)."""
+    source, places = ray.get(stored)
+    loader = SampleLoader(_store(source.store), source.composite, source.crop, source.labels, source.sampling)
+    samples = source.schedule.at(places(start + row["id"]))
+    return stack(loader, source.schedule, samples, source.augment)._asdict()
 
 
 @lru_cache(maxsize=2)

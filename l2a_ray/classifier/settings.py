@@ -104,6 +104,9 @@ class ClassifierSettings:
     sampling: Sampling = "segments"
     """Which frames, if not all: `segments`: one from each of equal parts of the video, as Temporal Segment Networks do
     (Wang et al. 2016); `stretch`: consecutive stored frames. Where nothing is drawn, the middle ones. Ours."""
+    looks: int | None = None
+    """Passes after which a clip's or pair's frames, crop and flip come back, as 4. Then, where `freeze` holds the whole
+    backbone, each look is computed once, and further passes cost next to nothing. None: each pass has its own. Ours."""
     augment: AugmentSettings = field(default_factory=AugmentSettings)
     """What training does to a sample beside cropping and flipping it."""
     composite_mode: CompositeMode = "replace"
@@ -127,6 +130,7 @@ class ClassifierSettings:
             weight_decay=at_least(0),
             crop=at_least(1),
             frames=lambda frames: None if frames is None else at_least(1)(frames),
+            looks=lambda looks: None if looks is None else at_least(1)(looks),
             composite_share=within(0, 1),
             composite_weight=at_least(0),
             evaluation_batch=at_least(1),

@@ -7,11 +7,12 @@ it ends with the same bits as a run that was never stopped; on GPUs with the sam
 have no fixed order, other last bits.
 """
 
+import functools
 import io
 import json
 import math
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import dataclass
 
@@ -23,9 +24,11 @@ import torch
 import torch.distributed
 from ray.util.queue import Queue
 from safetensors import SafetensorError
+from torch import nn
 
 from l2a_ray.classifier.data import read_data
 from l2a_ray.classifier.feed import Source, feed
+from l2a_ray.classifier.frozen import FrozenFeed, KeptFeatures, backbone_is_frozen
 from l2a_ray.classifier.methods import METHODS
 from l2a_ray.classifier.methods.base import Batch
 from l2a_ray.classifier.network import save_network
@@ -49,6 +52,7 @@ from l2a_ray.runtime.session import raise_cause
 from l2a_ray.runtime.telemetry import count, show
 from l2a_ray.storage.files import AnyPath, header_metadata, read_bytes, write_bytes
 
+Feed = Callable[[int, int, int, int], Generator[Stacked, None, None]]
 MODEL, HISTORY, CHECKPOINT = "model.safetensors", "history.parquet", "checkpoint.safetensors"
 
 
@@ -101,11 +105,11 @@ def train_all(job: Job) -> L2AError | None:
     """Train all runs in one Ray Train worker; return an error that starting again would not mend."""
     threads = torch.get_num_threads()
     torch.set_num_threads(job.workers.threads)
-    store = ClipStore(job.store)
+    store, kept = ClipStore(job.store), KeptFeatures()
     try:
         for number, run in enumerate(job.runs, start=1):
             if not run.done:
-                _Training(run, f"{run.name} ({number} of {len(job.runs)})", job, store).run()
+                _Training(run, f"{run.name} ({number} of {len(job.runs)})", job, store, kept).run()
     except Exception as error:
         try:
             raise_cause(error)
@@ -126,7 +130,7 @@ def epoch_seed(seed: int, epoch: int, rank: int) -> int:
 class _Training:
     """One run in one worker: state, checkpoint and the loop over epochs."""
 
-    def __init__(self, run: TrainingRun, title: str, job: Job, store: ClipStore) -> None:
+    def __init__(self, run: TrainingRun, title: str, job: Job, store: ClipStore, kept: KeptFeatures) -> None:
         context = ray.train.get_context()
         self.rank, self.workers = context.get_world_rank(), context.get_world_size()
         self.about, self.settings, self.checkpoint_every = run, run.settings, job.workers.checkpoint_every
@@ -137,13 +141,14 @@ class _Training:
         self.network.freeze(self.settings.freeze)
         if self.workers > 1:
             synchronise(self.network, gpu=job.workers.gpus > 0)
-        # Moves the network to its device, and wraps it for several workers; the optimiser comes after that.
-        self.model = ray.train.torch.prepare_model(self.network)
-        self.device = self.network.mean.device
+        self.device = ray.train.torch.get_device()
+        self.network.to(self.device)  # before there is an optimiser
         self.optimizer = make_optimizer(self.network, self.settings)
         self.method = METHODS[self.settings.method](self.settings, self.network)
         data = read_data(store, run.pairs, self.settings)
-        self.schedule = Schedule(data.ids, tuple(self.method.streams(data)), self.settings.batch_size, run.seed)
+        self.schedule = Schedule(
+            data.ids, tuple(self.method.streams(data)), self.settings.batch_size, run.seed, self.settings.looks
+        )
         labels = Labels.given(store.columns("id", "label"))
         self.source = Source(
             job.store,
@@ -154,13 +159,19 @@ class _Training:
             self.settings.frame_sampling,
             self.settings.augment,
         )
+        self.feed: Feed = functools.partial(feed, self.source)
+        learns: nn.Module = self.network
+        if self.settings.looks is not None and backbone_is_frozen(self.network):
+            self.feed = FrozenFeed(self.network, self.settings.network, self.source, kept)
+            learns = self.network.head
+        self.model = ray.train.torch.prepare_model(learns)  # wraps it for several workers
         self.total_steps = self.settings.epochs * self.schedule.steps_per_epoch
         self.history = self._resume()
 
     def run(self) -> None:
         """Train from the last checkpoint, or from the start, to the end."""
         first = len(self.history) * self.schedule.steps_per_epoch
-        with closing(feed(self.source, first, self.total_steps, self.rank, self.workers)) as batches:
+        with closing(self.feed(first, self.total_steps, self.rank, self.workers)) as batches:
             for epoch in range(len(self.history), self.settings.epochs):
                 # Dropout, where a network has it, must not depend on what was drawn before a restart.
                 torch.manual_seed(epoch_seed(self.about.seed, epoch, self.rank))

@@ -3,7 +3,7 @@
 Axes: N clips, P pairs, B samples in a batch, T time, H height, W width, C channel, L classes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
@@ -41,10 +41,17 @@ class Stream:
 
 
 class Drawn(NamedTuple):
-    """A sample of one step."""
+    """A sample of one step.
+
+    Args:
+        stream: whose it is.
+        sample: the clip or pair.
+        key: what its random numbers come from, beside the seed; samples of one clip or pair and key are the same.
+    """
 
     stream: Stream
     sample: Sample
+    key: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -60,12 +67,14 @@ class Schedule:
         streams: those with a share and, beside the batch, those with a number of samples of their own.
         batch_size: samples a step of all streams that have a share.
         seed: of the shuffles, crops and flips.
+        looks: passes after which a clip's or pair's frames, crop and flip come back; None: never.
     """
 
     ids: NDArray[np.bytes_]
     streams: tuple[Stream, ...]
     batch_size: int
     seed: int
+    looks: int | None = None
 
     @property
     def steps_per_epoch(self) -> int:
@@ -75,10 +84,15 @@ class Schedule:
     def batch(self, step: int) -> list[Drawn]:
         """Return the samples of one step, counted from 0 over all epochs: the batch, then the streams beside it."""
         sharing, first = self._sharing, step * self.batch_size
-        drawn = [self._shared(number, sharing) for number in range(first, first + self.batch_size)]
+        turns = [self._shared(number, sharing) for number in range(first, first + self.batch_size)]
         for stream, count in self._beside:
-            drawn += [self._draw(stream, step * count + position) for position in range(count)]
-        return drawn
+            turns += [(stream, step * count + position) for position in range(count)]
+        return [self._draw(stream, number, (step, position)) for position, (stream, number) in enumerate(turns)]
+
+    def at(self, places: Iterable[tuple[int, int]]) -> list[Drawn]:
+        """Return the samples at some places, each a step and a position in it."""
+        steps: dict[int, list[Drawn]] = {}
+        return [(steps.get(step) or steps.setdefault(step, self.batch(step)))[position] for step, position in places]
 
     def part(self, rank: int, workers: int) -> list[int]:
         """Return which positions of every step are one worker's: the rank-th of equal parts of the batch and streams.
@@ -93,9 +107,9 @@ class Schedule:
             start += size
         return positions
 
-    def rng(self, step: int, position: int, view: int = 0) -> np.random.Generator:
+    def rng(self, drawn: Drawn, view: int = 0) -> np.random.Generator:
         """Return the generator of one view of one sample; the first also draws frames and mixes."""
-        return np.random.default_rng((self.seed, _CROPS, step, position, *([view] if view else [])))
+        return np.random.default_rng((self.seed, _CROPS, *drawn.key, *([view] if view else [])))
 
     @property
     def _sharing(self) -> list[Stream]:
@@ -105,19 +119,22 @@ class Schedule:
     def _beside(self) -> list[tuple[Stream, int]]:
         return [(stream, stream.per_step) for stream in self.streams if stream.per_step is not None]
 
-    def _shared(self, number: int, sharing: Sequence[Stream]) -> Drawn:
-        """Return sample ``number`` of the endless row: each stream in turn takes it, or leaves it to the next."""
+    def _shared(self, number: int, sharing: Sequence[Stream]) -> tuple[Stream, int]:
+        """Say whose sample ``number`` of the endless row is, and which of it: each stream takes it, or leaves it."""
         for stream in sharing[:-1]:
             before = int(number * stream.share)
             if int((number + 1) * stream.share) > before:
-                return self._draw(stream, before)
+                return stream, before
             number -= before
-        return self._draw(sharing[-1], number)
+        return sharing[-1], number
 
-    def _draw(self, stream: Stream, number: int) -> Drawn:
-        key = _NUMBERS[stream.name] if stream.name in _NUMBERS else crc32(stream.name.encode())
-        rows = stream.items[_shuffled(self.seed, key, len(stream.items), number)].reshape(-1)
-        return Drawn(stream, Sample(*[self.ids[row].decode() for row in rows]))
+    def _draw(self, stream: Stream, number: int, place: tuple[int, int]) -> Drawn:
+        shuffle = _NUMBERS[stream.name] if stream.name in _NUMBERS else crc32(stream.name.encode())
+        rows = stream.items[_shuffled(self.seed, shuffle, len(stream.items), number)].reshape(-1).tolist()
+        key: tuple[int, ...] = place
+        if self.looks is not None:
+            key = number // len(stream.items) % self.looks, len(rows), *rows
+        return Drawn(stream, Sample(*[self.ids[row].decode() for row in rows]), key)
 
 
 class Stacked(NamedTuple):
@@ -137,21 +154,16 @@ class Stacked(NamedTuple):
 
 
 def stack(
-    loader: SampleLoader,
-    schedule: Schedule,
-    step: int,
-    positions: Sequence[int],
-    augment: AugmentSettings = UNCHANGED,
+    loader: SampleLoader, schedule: Schedule, samples: Iterable[Drawn], augment: AugmentSettings = UNCHANGED
 ) -> Stacked:
-    """Make the samples at some positions of one step; all views of a sample show the same frames."""
-    drawn, rows = schedule.batch(step), []
-    for position in positions:
-        stream, sample = drawn[position]
-        rng = schedule.rng(step, position)
-        frames, label = loader.blend(sample, rng)
-        for number, view in enumerate(stream.views):
-            rng = schedule.rng(step, position, number) if number else rng
-            rows.append((VIEWS[view](frames, loader.crop, rng, augment), label, stream.name, view))
+    """Make some samples of a schedule; all views of a sample show the same frames."""
+    rows = []
+    for drawn in samples:
+        rng = schedule.rng(drawn)
+        frames, label = loader.blend(drawn.sample, rng)
+        for number, view in enumerate(drawn.stream.views):
+            rng = schedule.rng(drawn, number) if number else rng
+            rows.append((VIEWS[view](frames, loader.crop, rng, augment), label, drawn.stream.name, view))
     clips, labels, names, views = zip(*rows, strict=True)
     return Stacked(np.stack(clips), np.stack(labels), np.array(names), np.array(views))
 

@@ -22,7 +22,7 @@ class Batch:
     """A worker's samples of one step, in the order of the schedule.
 
     Args:
-        clips: uint8 (B, T, H, W, C).
+        clips: what the model takes: uint8 clips (B, T, H, W, C) or, if it is a head alone, features (B, F).
         labels: float32 label distributions (B, L).
         streams: name of each sample's stream, (B,).
         views: name of each sample's view, (B,).
@@ -60,7 +60,8 @@ class Method(Protocol):
         """Return the loss of one step, a scalar; it is called once a step.
 
         Args:
-            model: maps clips to logits; the network, or what Ray Train wraps it in for several workers.
+            model: maps the batch's clips to logits: the network, or its head alone where the backbone is frozen and
+                has seen them; or what Ray Train wraps it in for several workers.
             batch: this worker's samples.
             step: counted from 0 over all epochs.
         """

@@ -17,10 +17,19 @@ StageT = TypeVar("StageT", bound=Stage)
 
 
 def samples(classifier: ClassifierSettings, counts: "Counts", pairs: bool) -> int:
-    """Return how many samples a classifier sees in its training, which has ``pairs`` or not."""
+    """Return how many samples the backbone of a classifier sees in its training, which has ``pairs`` or not."""
     real = counts.train + (counts.val if classifier.train_on == "train+val" else 0)
-    each = classifier.batch_size + (classifier.added_composites if pairs else 0)
-    return classifier.epochs * -(-real // classifier.batch_size) * each
+    steps = classifier.epochs * -(-real // classifier.batch_size)
+    shown, composites = steps * classifier.batch_size, 0
+    if pairs and classifier.composite_mode == "add":
+        composites = steps * classifier.added_composites
+    elif pairs:
+        composites = round(shown * classifier.composite_share)
+        shown -= composites
+    if classifier.looks is None or "backbone" not in classifier.freeze:
+        return shown + composites
+    # Of the pairs, those that are chosen are seen: how many, is not known here.
+    return min(shown, classifier.looks * real) + min(composites, classifier.looks * counts.pairs)
 
 
 def jobs_of(kind: type[StageT], jobs: Sequence[Job]) -> Iterator[tuple[StageT, AnyPath]]:
