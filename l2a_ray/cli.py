@@ -25,6 +25,7 @@ STAGES = {
     "train": "train a classifier for every arm and seed, compositing on the way in",
     "evaluate": "test every classifier on the test split",
     "recommend": "choose a classifier by validation: that of real clips alone unless another is surely better",
+    "teach": "ask a network trained on ImageNet about every frame and keep its probabilities, to be distilled from",
     "report": "write metrics.json, plots, contact sheets and index.html",
     "plan": "say what a run will cost: clips, pairs, storage, hours, memory; runs all stages on a sample of the videos",
     "preview": "look before you train: a page with videos and contact sheets of pairs",
@@ -38,7 +39,7 @@ OTHERS = {
     "generate": "make the demo's videos: real H.264 files, the same bytes from the same seed",
 }
 MODEL_USERS = ("predict", "export-model")
-MAKERS = ("match", "train-selector", "select", "train", "evaluate")
+MAKERS = ("match", "train-selector", "select", "train", "evaluate", "teach")
 JOB_COPY = "working_dir_files"
 """Part of the path where Ray unpacks a job's working directory on each node."""
 WITHOUT_CONFIG = Path(__file__).parent / "config" / "without_config.yaml"

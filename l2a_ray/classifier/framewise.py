@@ -58,6 +58,15 @@ class FramewiseNetwork(Network):
             return mean
         return torch.cat([mean, features_BTF.std(dim=1, correction=0)], dim=1)
 
+    def frame_logits(self, clips_BTHWC: Tensor) -> Tensor:
+        """Return what the head says of each frame by itself, float (B, T, L), of uint8 clips; not of ``mean_std``."""
+
+        def run(clips_BCTHW: Tensor) -> Tensor:
+            return self._as_clips(self.backbone(self._as_frames(clips_BCTHW)))
+
+        logits: Tensor = self.head(self._run(run, clips_BTHWC))
+        return logits
+
     def run_to_map(self, clips_BCTHW: Tensor) -> Tensor:
         """Return the map of features (B, F, T, H', W') that the backbone pools, frame by frame."""
         model: Any = self.backbone

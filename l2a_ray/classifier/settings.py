@@ -174,6 +174,27 @@ CENTRE = EvaluateSettings()
 
 
 @dataclass(frozen=True, kw_only=True)
+class TeacherSettings:
+    """The network of images whose opinion of each frame is kept, to be distilled from."""
+
+    backbone: str = "tf_efficientnet_lite0"
+    """Any network of images of timm."""
+    weights: str = setting(IMAGENET, content=True)
+    """`imagenet`, which is installed and of tf_efficientnet_lite0 alone, `DEFAULT`, timm's own (downloaded), or a file;
+    with the head, whose classes are the teacher's."""
+    crop: int | None = None
+    """Side of the square in the middle of each frame that it sees, pixels. None: as large as the frame. Ours."""
+
+    def __post_init__(self) -> None:
+        check(self, crop=lambda crop: None if crop is None else at_least(1)(crop))
+
+    @property
+    def network(self) -> NetworkSettings:
+        """The same as the network of a classifier."""
+        return NetworkSettings(name=TIMM, backbone=self.backbone, temporal="mean", weights=self.weights)
+
+
+@dataclass(frozen=True, kw_only=True)
 class WorkerSettings:
     """The machines that train classifiers. They are no part of what a classifier is."""
 

@@ -52,6 +52,22 @@ def build_network(settings: NetworkSettings, num_classes: int) -> Network:
     return network
 
 
+def build_with_head(settings: NetworkSettings) -> Network:
+    """Build a network of timm with the head of its weights, and as many classes as that has.
+
+    Raises:
+        SettingError: of ``settings``: the weights have no head, or as :func:`build_network`.
+    """
+    from l2a_ray.classifier.framewise import build_framewise
+
+    head_name = build_framewise(settings.backbone, settings.temporal, 1)[1]
+    state = _read_weights(settings)
+    head = next((state[key] for key in ("head.weight", f"{head_name}.weight") if key in state), None)
+    if head is None:
+        _refuse(settings, f"has no head of {settings.backbone}, so there are no classes that it could tell apart")
+    return build_network(settings, len(head))
+
+
 def load_network(
     path: AnyPath, settings: NetworkSettings, num_classes: int, device: torch.device | None = None
 ) -> Network:

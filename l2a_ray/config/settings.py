@@ -6,7 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from envs.settings import EnvSettings
-from l2a_ray.classifier.settings import ClassifierSettings, EvaluateSettings, WorkerSettings, check_workers
+from l2a_ray.classifier.settings import (
+    ClassifierSettings,
+    EvaluateSettings,
+    TeacherSettings,
+    WorkerSettings,
+    check_workers,
+)
 from l2a_ray.composites.settings import CompositeSettings
 from l2a_ray.config.arms import Arm, resolve
 from l2a_ray.deploy.settings import RecommendSettings
@@ -64,6 +70,8 @@ class Settings:
     """How many pairs are kept."""
     classifier: ClassifierSettings = field(default_factory=ClassifierSettings)
     """The action classifier and how it is trained."""
+    teacher: TeacherSettings = field(default_factory=TeacherSettings)
+    """The network of images that `l2a teach` asks."""
     recommend: RecommendSettings = field(default_factory=RecommendSettings)
     """Which classifier is handed over in the end."""
     workers: WorkerSettings = field(default_factory=WorkerSettings)

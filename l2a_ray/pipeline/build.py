@@ -1,6 +1,7 @@
 """From the settings of a run to its stages: who reads what, and which settings each result depends on."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 
@@ -22,6 +23,7 @@ from l2a_ray.pipeline.stages import (
     Select,
     SelectByAgreement,
     SelectByOther,
+    Teach,
     Train,
     TrainSelector,
     Validate,
@@ -70,6 +72,12 @@ class Pipeline:
         )
         masks = clips.segment.masks if segment.kind == "precomputed" else None
         return Prepare(root=root, masks=masks, data=data, clips=clips)
+
+    @cached_property
+    def teach(self) -> Teach:
+        """What a network of images says of the frames."""
+        teacher = self.settings.teacher
+        return Teach(prepare=self.prepare, teacher=replace(teacher, weights=str(absolute_name(teacher.weights))))
 
     @cache  # noqa: B019 (a pipeline lives as long as its process)
     def match(self, seed: int) -> Match:
@@ -225,12 +233,14 @@ class Pipeline:
         composite = self.arms[arm].composite or settings.composite
         return Export(prepare=self.prepare, pairs=pairs, composite=composite, export=settings.export)
 
-    def all(self, stage: str) -> list[Match | TrainSelector | PairSource | Train | Evaluate]:
+    def all(self, stage: str) -> list[Stage]:
         """Return the stages of one name, for all repetitions and for the arms that need them."""
         seeds, arms = self.settings.seeds, self.arms
         paired = [name for name, arm in arms.items() if arm.needs_pairs and arm.pairs != "file"]
-        found: list[Match | TrainSelector | PairSource | Train | Evaluate | None]
-        if stage == "match":
+        found: Sequence[Stage | None]
+        if stage == "teach":
+            found = [self.teach]
+        elif stage == "match":
             found = [self.match(seed) for seed in seeds if paired]
         elif stage == "train-selector":
             learned = any(arm.needs_own_selector for arm in arms.values())

@@ -58,7 +58,7 @@ def check(settings: Settings) -> AnyPath:
 
 
 def make(settings: Settings, stage: str) -> None:
-    """Make the results of ``match``, ``train-selector``, ``select``, ``train`` or ``evaluate``."""
+    """Make the results of ``match``, ``train-selector``, ``select``, ``train``, ``evaluate`` or ``teach``."""
     pipeline = Pipeline(settings)
     wanted = pipeline.all(stage)
     if not wanted:

@@ -5,7 +5,7 @@ there needs none of them.
 """
 
 from l2a_ray.pipeline.stages.classifiers import Evaluate, Export, Recommend, Train, Validate
-from l2a_ray.pipeline.stages.clips import Match, Prepare, open_store
+from l2a_ray.pipeline.stages.clips import Match, Prepare, Teach, open_store
 from l2a_ray.pipeline.stages.selection import (
     Describe,
     Draw,
@@ -31,6 +31,7 @@ __all__ = [
     "Select",
     "SelectByAgreement",
     "SelectByOther",
+    "Teach",
     "Train",
     "TrainSelector",
     "Validate",

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+from l2a_ray.classifier.settings import TeacherSettings
 from l2a_ray.errors import owned_by
 from l2a_ray.pairs.settings import MatchSettings
 from l2a_ray.pipeline import demands
@@ -53,6 +54,23 @@ class Prepare(Stage):
         from l2a_ray.prepare.store import ClipStore
 
         return ClipStore(folder).content
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Teach(Stage):
+    """What a network of images says of each clip's frames."""
+
+    name: ClassVar[str] = "teach"
+    prepare: Prepare
+    teacher: TeacherSettings
+
+    def size(self, counts: "Counts") -> float:
+        return counts.clips
+
+    def work(self, inputs: Inputs, out: AnyPath) -> None:
+        from l2a_ray.classifier.teacher import write_probabilities
+
+        write_probabilities(open_store(inputs, self.prepare), self.teacher, out)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
