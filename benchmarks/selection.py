@@ -49,6 +49,7 @@ from l2a_ray.prepare.store import ClipStore
 from l2a_ray.selector.file import load_selector
 from l2a_ray.selector.network import SelectorNetwork
 from l2a_ray.selector.rl.exploration import exploration_penalty
+from l2a_ray.selector.rl.reinforce import credited_loss
 from l2a_ray.selector.scoring import score_pairs
 from l2a_ray.storage.files import AnyPath
 from l2a_ray.storage.run import find_result
@@ -191,8 +192,14 @@ def train(run: Run, changed: Settings, vectors: ClipVectors, seed: int) -> Selec
     network = SelectorNetwork(vectors.features_NF.shape[1], vectors.labels_NL.shape[1], settings.hidden)
     blocks = (run.features_NF.shape[1], 1) if settings.agreement else None
     network.standardise(vectors.features_NF[vectors.rows(run.store.rows("train")["id"].tolist())], blocks)
-    ends = {"foreground": pairs["front"].to_numpy(), "background": pairs["back"].to_numpy()}
-    env = PairSelectionEnv(trial=trial, vectors=vectors, settings=changed.env, **ends)
+    env = PairSelectionEnv(
+        trial=trial,
+        vectors=vectors,
+        foreground=pairs["front"].to_numpy(),
+        background=pairs["back"].to_numpy(),
+        settings=changed.env,
+        credit=settings.credit == "pair",
+    )
     optimizer = torch.optim.Adam(network.parameters(), lr=settings.learning_rate)
     observation, _ = env.reset(seed=seed)
     for _ in range(settings.steps // settings.steps_per_update):
@@ -201,8 +208,11 @@ def train(run: Run, changed: Settings, vectors: ClipVectors, seed: int) -> Selec
             logits_B = network(torch.from_numpy(observation))
             mask_B = torch.bernoulli(logits_B.detach().sigmoid())
             log_prob = -binary_cross_entropy_with_logits(logits_B, mask_B, reduction="sum")
-            observation, reward, _, truncated, _ = env.step(mask_B.numpy().astype(np.int8))
-            losses.append(settings.exploration * exploration_penalty(logits_B) - reward * log_prob)
+            observation, reward, _, truncated, info = env.step(mask_B.numpy().astype(np.int8))
+            loss = -reward * log_prob
+            if "credit" in info:
+                loss = credited_loss(logits_B[None], torch.from_numpy(info["credit"])[None])
+            losses.append(settings.exploration * exploration_penalty(logits_B) + loss)
             if truncated:
                 observation, _ = env.reset()
         optimizer.zero_grad()

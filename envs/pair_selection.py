@@ -20,7 +20,7 @@ from l2a_ray.classifier.zoo import load_network
 from l2a_ray.composites.composite import CompositeSettings
 from l2a_ray.composites.loader import Sample, SampleLoader
 from l2a_ray.composites.settings import ALL_FRAMES, FrameSampling
-from l2a_ray.errors import StageError
+from l2a_ray.errors import SettingError, StageError
 from l2a_ray.pairs.draw import draw_candidates
 from l2a_ray.pairs.table import ENDS, clip_rows
 from l2a_ray.pairs.vectors import ClipVectors, pair_observation
@@ -67,13 +67,15 @@ class PairSelectionEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.int8]]):
     ## Information
     `val_loss`, `val_accuracy`, `baseline` (delta as it entered R), `num_selected`, and `seconds`, the
     time that compositing, training, validating and the rest of the step, or of `reset`, took (`Seconds` of
-    envs/trial.py).
+    envs/trial.py). With `credit`, also what choosing each pair was worth, all other choices as they were (`credit`,
+    float32 (B,), in nats): the validation loss without it less the loss with it.
 
     ## Arguments
     - `trial`: the classifier on trial (envs/trial.py).
     - `vectors`: feature and label vector of each clip.
     - `foreground`, `background`: candidate pairs, as rows of `vectors`, of any integer type.
     - `settings`: EnvSettings.
+    - `credit`: whether `info` tells each pair's; of `tune="head"` only, where it is exact.
 
     `gymnasium.make(..., run=FOLDER)` builds all four from a run. All randomness comes from `reset(seed=...)`.
 
@@ -91,7 +93,11 @@ class PairSelectionEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.int8]]):
         foreground: NDArray[np.integer[Any]],
         background: NDArray[np.integer[Any]],
         settings: EnvSettings,
+        credit: bool = False,
     ) -> None:
+        if credit and settings.tune != "head":
+            raise SettingError("tune", settings.tune, "must be head where each pair is credited: there it is exact")
+        self._credit = credit
         self._trial, self._vectors, self._settings = trial, vectors, settings
         self._foreground, self._background = foreground, background
         shape = (settings.pairs, 2 * vectors.clip_size)
@@ -115,11 +121,13 @@ class PairSelectionEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.int8]]):
     def step(self, action: NDArray[np.int8]) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
         """Composite the chosen pairs, train and validate the classifier, and draw the next pairs."""
         start = time.perf_counter()
-        pairs = self._pairs(self._state[np.asarray(action, dtype=np.bool_)])
+        chosen = np.asarray(action, dtype=np.bool_)
+        pairs = self._pairs(self._state[chosen])
         if self._settings.restart == "step":
             self._trial.reset()
+        credit = {"credit": self._trial.credit(self._pairs(self._state), chosen)} if self._credit else {}
         outcome = self._trial.step(pairs, self.np_random)
-        reward, info = self._baseline - outcome.val_loss, self._info(outcome, len(pairs))
+        reward, info = self._baseline - outcome.val_loss, self._info(outcome, len(pairs)) | credit
         self._baseline = moving_average(self._baseline, outcome.val_loss, self._settings.window)
         self._step += 1
         observation = self._draw()
@@ -154,6 +162,7 @@ class PairSelectionEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.int8]]):
             foreground=foreground,
             background=background,
             settings=files.settings,
+            credit=files.credit,
         )
 
 
@@ -179,6 +188,8 @@ class EnvFiles:
     """Which of the stored frames the classifier sees."""
     settings: EnvSettings
     """Settings of the environment itself."""
+    credit: bool = False
+    """Whether it tells what choosing each pair was worth."""
     seed: int
     """Seed of what is drawn once: candidates and validation clips, when there are more than fit."""
 

@@ -10,12 +10,15 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from envs.credit import HeadStep, step_weights, turned, worth
 from envs.settings import EnvSettings
 from l2a_ray.classifier.network import Network
 from l2a_ray.classifier.step import balanced_weights, predict, train_step
 from l2a_ray.composites.loader import Sample, SampleLoader
+from l2a_ray.errors import SettingError
 
 BATCH = 64
 
@@ -109,7 +112,35 @@ class ClassifierTrial:
         self._last = replace(outcome, seconds=seconds)
         return self._last
 
-    def _inputs(self, pairs: Sequence[Sample], rng: np.random.Generator) -> tuple[Tensor, Tensor, float]:
+    def credit(self, pairs: Sequence[Sample], chosen: NDArray[np.bool_]) -> NDArray[np.float32]:
+        """Return what choosing each pair is worth in the step to come, all other choices as they are; takes no step.
+
+        Of a frozen body only: there it is exact.
+
+        Args:
+            pairs: of the state.
+            chosen: which of them the step is to be taken on, (B,).
+
+        Returns:
+            float32 (B,), in nats: the loss without the pair less the loss with it; above 0 where it helps.
+
+        Raises:
+            SettingError: of ``env.learning_rate``: a loss is not finite.
+        """
+        assert isinstance(self._learner, nn.Linear)
+        inputs, labels, _ = self._inputs(pairs, None)
+        taken = torch.from_numpy(chosen)
+        weights = step_weights(turned(taken), labels, self._settings.balance)
+        step = HeadStep.of(self._learner, self._optimizer)
+        losses = step.losses(inputs, labels, weights, self._val_inputs, self._val_labels)
+        if not losses.isfinite().all():
+            raise SettingError(
+                "env.learning_rate", self._settings.learning_rate, "a step ends in no finite loss: lower it"
+            )
+        credit: NDArray[np.float32] = worth(losses, taken).numpy()
+        return credit
+
+    def _inputs(self, pairs: Sequence[Sample], rng: np.random.Generator | None) -> tuple[Tensor, Tensor, float]:
         """Return what the learner sees of the composites, their labels, and when the last of them was made.
 
         A frozen body sees a pair the same way each time (its centre, not flipped), so each is composited once: what is

@@ -146,8 +146,10 @@ class TrainSelector(SeededStage):
     def size(self, counts: "Counts") -> float:
         steps, held = self.selector.steps, max(1, min(self.env.candidates, counts.pairs))
         if self.env.tune == "head":
-            # A pair is composited when it is first selected, and half of those drawn are; the rest of a step is cheap.
-            return steps + held * (1 - exp(-steps * self.env.pairs / 2 / held))
+            # A pair is composited when it is first selected, and half of those drawn are, or to know what it would have
+            # been worth; the rest of a step is cheap.
+            seen = self.env.pairs / (1 if self.selector.credit == "pair" else 2)
+            return steps + held * (1 - exp(-steps * seen / held))
         return steps * (self.env.pairs + min(self.env.validation_clips, counts.val))
 
     def work(self, inputs: Inputs, out: AnyPath) -> None:

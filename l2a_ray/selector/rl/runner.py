@@ -22,6 +22,8 @@ from l2a_ray.selector.rl.distribution import IndependentBernoulli
 from l2a_ray.selector.rl.module import SelectorModule
 
 STEPS = "selection_steps"
+CREDIT = "credit"
+"""What the environment calls what each pair was worth, and a batch too."""
 
 
 class SelectionRunner(SingleAgentEnvRunner):
@@ -104,6 +106,9 @@ class SelectionRunner(SingleAgentEnvRunner):
             outputs = {Columns.ACTION_DIST_INPUTS: policy.logits, Columns.ACTION_LOGP: policy.logp(drawn)}
         mask = drawn[0].cpu().numpy()
         observation, reward, terminated, truncated, info = self._environment.step(mask)
+        told = {name: value[0].cpu().numpy() for name, value in outputs.items()}
+        if CREDIT in info:  # so it reaches the learner: of infos a batch knows nothing
+            told[CREDIT] = info.pop(CREDIT)
         episode.add_env_step(
             observation,
             mask,
@@ -111,7 +116,7 @@ class SelectionRunner(SingleAgentEnvRunner):
             info,
             terminated=terminated,
             truncated=truncated,
-            extra_model_outputs={name: value[0].cpu().numpy() for name, value in outputs.items()},
+            extra_model_outputs=told,
         )
 
 
