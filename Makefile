@@ -31,11 +31,14 @@ docs: .venv/ready
 	$(BIN)/python -m l2a_ray.config.tables docs/settings.md
 	$(BIN)/python tests/test_stage_defaults.py
 
-# uv installs the locked set in seconds where pip takes minutes; it lives in the environment that it fills.
+# uv installs the locked set in seconds where pip takes minutes; it lives in the environment that it fills. Ray starts
+# dozens of processes, each of which imports PyTorch and Ray: from source, where Python may not keep what it compiles,
+# that takes twice as long, so it is compiled once.
 .venv/ready: requirements.lock
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==0.13.9
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes --requirement requirements.lock
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --compile-bytecode --require-hashes \
+		--requirement requirements.lock
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
 	touch $@
 
