@@ -6,7 +6,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -55,12 +55,16 @@ def watching(store: Path, act: Callable[[str, int], None]) -> Iterator[None]:
 
     def watch() -> None:
         while not ended.is_set():
-            for note in (store / "attempts").glob("*.json"):
-                try:
+            for note in notes():
+                with suppress(FileNotFoundError):  # done in the meantime
                     act(note.stem, json.loads(note.read_bytes())["process"])
-                except FileNotFoundError:
-                    continue  # done in the meantime
             time.sleep(0.001)
+
+    def notes() -> list[Path]:
+        try:
+            return sorted((store / "attempts").glob("*.json"))
+        except FileNotFoundError:  # the folder has gone while it was read
+            return []
 
     thread = threading.Thread(target=watch)
     thread.start()
