@@ -88,8 +88,8 @@ def credited_loss(logits: torch.Tensor, credit: torch.Tensor) -> torch.Tensor:
     """Return the loss that moves each pair's omega by what choosing it was worth; both are (steps, B).
 
     J is linear in each omega_i while the other choices are as drawn, with slope credit_i, so the choice itself need not
-    be sampled: dJ / d omega_i = E[credit_i]. A state's credits are divided by their root mean square: what is learned is
-    which pairs are better, whatever the loss's scale. (Their deviation would not do: it is 0 where all are alike.)
+    be sampled: dJ / d omega_i = E[credit_i]. A state's credits are divided by their root mean square: what is learned
+    is which pairs are better, whatever the loss's scale. (Their deviation would not do: it is 0 where all are alike.)
     """
     scaled = credit / (credit.square().mean(dim=1, keepdim=True).sqrt() + 1e-8)
     return -(logits.sigmoid() * scaled).sum(dim=1).mean()
