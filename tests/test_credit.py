@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,8 +19,11 @@ from envs.settings import EnvSettings
 from envs.trial import ClassifierTrial
 from l2a_ray.classifier.step import balanced_weights
 from l2a_ray.composites.loader import Sample
+from l2a_ray.config import load
 from l2a_ray.config.settings import Settings
 from l2a_ray.errors import SettingError
+from l2a_ray.pipeline.build import Pipeline
+from l2a_ray.pipeline.stage import Stage
 from l2a_ray.selector.rl import training
 from l2a_ray.selector.rl.registry import configure
 from l2a_ray.selector.rl.reinforce import credited_loss
@@ -29,6 +33,7 @@ from l2a_ray.videos.settings import DataSettings
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:ray", "ignore:.*Overriding environment:UserWarning")
 
+ROOT = Path(__file__).parents[1]
 B = 6
 HEAD = EnvSettings(pairs=B, steps=3, learning_rate=2.0)
 NOTHING = np.random.default_rng(0)
@@ -230,6 +235,37 @@ def test_the_hidden_rule_is_found_in_a_twentieth_of_the_steps(session: None) -> 
             assert share_won(training.policy_weights(algorithm)) >= 0.9
         finally:
             algorithm.stop()
+
+
+class Anywhere:
+    """Inputs of a stage whose files need not be there."""
+
+    store = scratch = Path("store")
+
+    def folder(self, stage: Stage) -> Path:
+        return self.store / stage.name
+
+    def need_ray(self) -> None:
+        raise AssertionError("no files are read")
+
+
+@pytest.mark.parametrize("credit", ["shared", "pair"])
+def test_a_run_asks_its_environment_for_what_its_selector_learns_from(credit: str) -> None:
+    settings = load(ROOT / "configs/demo.yaml", **{"selector.credit": credit})
+    assert Pipeline(settings).train_selector(0).files(Anywhere()).credit == (credit == "pair")
+
+
+@pytest.mark.ray
+def test_no_selector_learns_from_less_than_it_was_to(session: None) -> None:
+    """An environment that tells no credits is not learned from as if it did."""
+    register_env("silent", lambda config: Bandit())
+    settings = SelectorSettings(credit="pair", steps=64, steps_per_iteration=64)
+    algorithm = configure(settings, "silent", {}, model_config(), 0).build_algo()
+    try:
+        with pytest.raises(KeyError, match="credit"):
+            training.sample_and_learn(algorithm, 0, 0)
+    finally:
+        algorithm.stop()
 
 
 def test_where_credit_cannot_be_had_is_said() -> None:

@@ -140,6 +140,7 @@ class TrainSelector(SeededStage):
             crop=classifier.crop,
             sampling=classifier.frame_sampling,
             settings=self.env,
+            credit=self.selector.credit == "pair",
             seed=self.seed,
         )
 

@@ -15,7 +15,7 @@ from l2a_ray.errors import SettingError
 from l2a_ray.selector.rl.exploration import HIGH, LOW, WEIGHT, exploring
 from l2a_ray.selector.rl.module import SelectorModule
 from l2a_ray.selector.rl.reinforce import ReinforceConfig
-from l2a_ray.selector.rl.runner import SelectionRunner
+from l2a_ray.selector.rl.runner import CREDIT, SelectionRunner
 from l2a_ray.selector.rl.settings import SelectorSettings
 
 ENVIRONMENT = "l2a-pair-selection"  # RLlib's own registry, whose entries reach every env runner
@@ -104,5 +104,6 @@ def _with_options(config: AlgorithmConfig, settings: SelectorSettings) -> Algori
             WEIGHT: settings.exploration,
             LOW: settings.exploration_low,
             HIGH: settings.exploration_high,
+            CREDIT: settings.credit == "pair",
         },
     )

@@ -69,9 +69,9 @@ class ReinforceLearner(TorchLearner):
     ) -> torch.Tensor:
         """Return -mean over steps of G log pi; log pi is summed over the pairs (Eq. 5).
 
-        Where the environment credits each pair, that takes the place of G: the gradient is of the same objective.
+        Where each pair is credited, that takes the place of G: the gradient is of the same objective.
         """
-        if CREDIT in batch:
+        if config.learner_config_dict.get(CREDIT):
             return credited_loss(fwd_out[Columns.ACTION_DIST_INPUTS], batch[CREDIT])
         distribution = (
             self.module[module_id].get_train_action_dist_cls().from_logits(fwd_out[Columns.ACTION_DIST_INPUTS])
