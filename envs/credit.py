@@ -61,7 +61,7 @@ class HeadStep:
         drifts = []
         for parameter in (head.weight, head.bias):
             direction = group["weight_decay"] * parameter.detach()
-            velocity = optimizer.state[parameter].get("momentum_buffer") if parameter in optimizer.state else None
+            velocity = optimizer.state[parameter].get("momentum_buffer")
             if velocity is not None:
                 direction = direction + group["momentum"] * velocity
             drifts.append(-group["lr"] * direction)
@@ -80,7 +80,8 @@ class HeadStep:
         still_NL = val_inputs_NF @ self.weight.T + self.bias
         drifted_NL = still_NL + val_inputs_NF @ self.drift[0].T + self.drift[1]
         losses = []
-        for weights in weights_KB.split(max(1, MOST // max(1, kernel_NB.numel()))):  # type: ignore[no-untyped-call]
+        largest = len(val_inputs_NF) * max(labels_BL.shape)  # of one mask: (N, B) or (N, L)
+        for weights in torch.split(weights_KB, max(1, MOST // max(1, largest))):
             moved_KNL = torch.einsum("kb,nb,bl->knl", weights, kernel_NB, residual_BL)
             logits_KNL = torch.where(
                 weights.any(dim=1)[:, None, None], drifted_NL - self.learning_rate * moved_KNL, still_NL

@@ -12,6 +12,7 @@ from bandit import Bandit, initial, model_config, share_won
 from helpers import Problem, small_problem
 from numpy.typing import NDArray
 from ray.tune.registry import register_env
+from test_reinforce import assert_learned_alike
 
 from envs.credit import step_weights, turned
 from envs.pair_selection import PairSelectionEnv
@@ -215,10 +216,7 @@ def test_updates_equal_plain_pytorch(session: None) -> None:
             credited_loss(plain(observations), credit).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             algorithm.learner_group.update(episodes=episodes, timesteps={"num_env_steps_sampled_lifetime": 16})
-        learnt, start = training.policy_weights(algorithm), initial().state_dict()
-        for name, value in plain.state_dict().items():
-            torch.testing.assert_close(learnt[name], value, atol=1e-6, rtol=0)
-        assert (learnt["last.weight"] - start["last.weight"]).abs().min() > 1e-3
+        assert_learned_alike(algorithm, plain)
     finally:
         algorithm.stop()
 

@@ -6,12 +6,11 @@ from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
-import pandas as pd
 import pytest
 import safetensors.torch
 import torch
 from test_samples import make_store
-from test_training import HERE, SETTINGS, make_run, train
+from test_training import HERE, SETTINGS, make_run, pairs_of, train
 from torch import Tensor
 
 from l2a_ray.classifier import worker
@@ -43,10 +42,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> ClipStore:
 
 @pytest.fixture(scope="module")
 def pairs(store: ClipStore) -> str:
-    ids = store.rows("train")["id"].to_numpy()
-    path = store.root / "pairs.parquet"
-    pd.DataFrame({"foreground": ids, "background": np.roll(ids, 1)}).to_parquet(str(path))
-    return str(path)
+    return pairs_of(store)
 
 
 @pytest.fixture

@@ -137,10 +137,7 @@ def test_updates_equal_plain_pytorch(session: None, gamma: float) -> None:
             (-(log_prob * returns).mean()).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             algorithm.learner_group.update(episodes=episodes, timesteps={"num_env_steps_sampled_lifetime": STEPS})
-        learnt, start = training.policy_weights(algorithm), initial().state_dict()
-        for name, value in plain.state_dict().items():
-            torch.testing.assert_close(learnt[name], value, atol=1e-6, rtol=0)
-        assert (learnt["last.weight"] - start["last.weight"]).abs().min() > 1e-3
+        assert_learned_alike(algorithm, plain)
     finally:
         algorithm.stop()
 
@@ -151,6 +148,14 @@ def test_a_second_selector_in_a_process_warns_of_nothing(session: None, monkeypa
     warnings.filterwarnings("error", ".*Overriding environment")  # pytest takes it back after the test
     for _ in range(2):
         config().env_runners(env_runner_cls=SelectionRunner, num_envs_per_env_runner=1).build_algo().stop()
+
+
+def assert_learned_alike(algorithm: Algorithm, plain: SelectorNetwork) -> None:
+    """Both began as `initial()`, and neither has stayed there."""
+    learnt, start = training.policy_weights(algorithm), initial().state_dict()
+    for name, value in plain.state_dict().items():
+        torch.testing.assert_close(learnt[name], value, atol=1e-6, rtol=0)
+    assert (learnt["last.weight"] - start["last.weight"]).abs().min() > 1e-3
 
 
 def by_hand(rewards: Any, gamma: float) -> NDArray[np.float64]:

@@ -113,5 +113,7 @@ def test_a_teacher_has_the_classes_of_its_weights(store: ClipStore, tmp_path: Pa
         write_probabilities(store, settings, tmp_path / "other")
     with pytest.raises(SettingError, match=r"teacher\.backbone='resnet1'.*resnet18"):
         write_probabilities(store, replace(settings, backbone="resnet1"), tmp_path / "other")
+    with pytest.raises(SettingError, match=r"teacher\.crop=99: must be at most"):
+        write_probabilities(store, replace(TeacherSettings(), crop=99), tmp_path / "other")
     with pytest.raises(SettingError, match=r"crop=0"):
         TeacherSettings(crop=0)

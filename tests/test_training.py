@@ -58,6 +58,11 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> ClipStore:
 
 @pytest.fixture(scope="module")
 def pairs(store: ClipStore) -> str:
+    return pairs_of(store)
+
+
+def pairs_of(store: ClipStore) -> str:
+    """Each training clip on the one before it."""
     ids = store.rows("train")["id"].to_numpy()
     path = store.root / "pairs.parquet"
     pd.DataFrame({"foreground": ids, "background": np.roll(ids, 1)}).to_parquet(str(path))

@@ -69,20 +69,22 @@ class FrozenFeed:
             samples = dict(zip(places, self._source.schedule.at(places), strict=True))
             known = self._find(samples)
             for step in steps:
-                batch = [samples[step, position] for position in positions]
-                yield _stack(batch, [known[self._key(drawn)] for drawn in batch])
+                at = [(step, position) for position in positions]
+                yield _stack([samples[place] for place in at], [known[place] for place in at])
 
-    def _find(self, samples: Mapping[Place, Drawn]) -> dict[Hashable, Known]:
+    def _find(self, samples: Mapping[Place, Drawn]) -> dict[Place, Known]:
         """Return what is known of some samples, having computed what was not."""
-        places = {self._key(drawn): place for place, drawn in samples.items()}
+        keys = {place: self._key(drawn) for place, drawn in samples.items()}
+        places = {key: place for place, key in keys.items()}  # where each of them can be made
         found = {key: self._kept[key] for key in places if key in self._kept}
         unknown = {key: places[key] for key in places if key not in found}
         views = [len(samples[place].stream.views) for place in unknown.values()]
-        for key, known in zip(unknown, self._compute(list(unknown.values()), views), strict=True):
-            found[key] = known
-            if known.features.nbytes + known.label.nbytes <= self._kept.maxsize:
-                self._kept[key] = known
-        return found
+        with closing(self._compute(list(unknown.values()), views)) as computed:
+            for key, known in zip(unknown, computed, strict=True):
+                found[key] = known
+                if known.features.nbytes + known.label.nbytes <= self._kept.maxsize:
+                    self._kept[key] = known
+        return {place: found[key] for place, key in keys.items()}
 
     def _compute(self, places: list[Place], views: list[int]) -> Generator[Known, None, None]:
         groups = [places[start : start + BATCH] for start in range(0, len(places), BATCH)]

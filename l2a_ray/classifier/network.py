@@ -147,11 +147,11 @@ def save_network(path: AnyPath, network: Network) -> None:
     write_bytes(path, safetensors.torch.save(weights))
 
 
-def check_input(network: Network, name: str, frames: int, size: int) -> None:
+def check_input(network: Network, name: str, frames: int, size: int, field: str = "name") -> None:
     """Refuse clips that a network cannot take, before any training starts.
 
     Raises:
-        SettingError: a forward pass over ``frames`` frames of ``size`` pixels fails.
+        SettingError: of ``field``: a forward pass over ``frames`` frames of ``size`` pixels fails.
     """
     try:
         with torch.no_grad():
@@ -159,4 +159,4 @@ def check_input(network: Network, name: str, frames: int, size: int) -> None:
     except (RuntimeError, ValueError) as error:
         reason = f"does not take clips of {frames} frames of {size}x{size} pixels ({str(error).splitlines()[0]})"
         advice = "choose another network, or the frames (decode.frames, classifier.frames) and the crop it was made for"
-        raise SettingError("name", name, f"{reason}: {advice}") from error
+        raise SettingError(field, name, f"{reason}: {advice}") from error

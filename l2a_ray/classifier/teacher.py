@@ -1,6 +1,6 @@
 """What a network of images says of each frame of each clip, kept to be distilled from.
 
-So VideoSSL distils a network trained on ImageNet into one of videos (https://arxiv.org/abs/2003.00197, 3.3), and the
+So VideoSSL distils a network trained on ImageNet into one of videos (https://arxiv.org/abs/2003.00197), and the
 paper after it (5.2). Imports no Ray. Axes: N clips, T frames of a clip, H height, W width, C channel, K classes.
 """
 
@@ -36,19 +36,17 @@ def write_probabilities(store: ClipStore, settings: TeacherSettings, out: AnyPat
     """Write the probabilities of all clips, float16; goes on where it was interrupted.
 
     Raises:
-        SettingError: of ``settings``: there is no such network, its weights cannot be had or have no head, or it takes
-            no frames of this size.
+        SettingError: of ``settings``: there is no such network, its weights cannot be had or have no head, it takes no
+            frames of this size, or the crop is larger than a frame.
         StorageError: a clip's file is missing or damaged, or ``out`` cannot be written.
     """
+    index = store.columns("id", "height", "width")
+    ids, crop = index["id"].tolist(), settings.crop or int(index[["height", "width"]].to_numpy().min())
     with owned_by("teacher"):
         network = cast(FramewiseNetwork, build_with_head(settings.network))
-    index = store.columns("id", "height", "width")
-    ids, size = index["id"].tolist(), int(index[["height", "width"]].to_numpy().min())
-    crop = min(size, settings.crop or size)
-    with owned_by("teacher"):
-        check_input(network, settings.backbone, 1, crop)
+        check_input(network, settings.backbone, 1, crop, "backbone")
     network.to(best_device())
-    with Bar(total=len(ids), desc="teach", unit="clip") as bar:
+    with owned_by("teacher"), Bar(total=len(ids), desc="teach", unit="clip") as bar:
         for part, start in enumerate(range(0, len(ids), PART)):
             path, wanted = out / _name(part), ids[start : start + PART]
             if not path.is_file():

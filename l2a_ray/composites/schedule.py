@@ -91,8 +91,9 @@ class Schedule:
 
     def at(self, places: Iterable[tuple[int, int]]) -> list[Drawn]:
         """Return the samples at some places, each a step and a position in it."""
-        steps: dict[int, list[Drawn]] = {}
-        return [(steps.get(step) or steps.setdefault(step, self.batch(step)))[position] for step, position in places]
+        wanted = list(places)
+        steps = {step: self.batch(step) for step in {step for step, _ in wanted}}
+        return [steps[step][position] for step, position in wanted]
 
     def part(self, rank: int, workers: int) -> list[int]:
         """Return which positions of every step are one worker's: the rank-th of equal parts of the batch and streams.
