@@ -114,7 +114,7 @@ class Settings:
             reason = "must be 1 unless more frames are stored (decode.frames) than a sample shows (classifier.frames)"
             raise SettingError("evaluate.clips", self.evaluate.clips, reason)
         with owned_by("selector"):
-            check_credit(self.selector, self.env.tune)
+            check_credit(self.selector)
         kinds = (*resolve(self.arms), WORST, CANDIDATES)
         if unknown := [kind for kind in self.preview.which if kind not in kinds]:
             raise SettingError("preview.which", unknown[0], f"must be some of {', '.join(kinds)}")
