@@ -105,7 +105,9 @@ def main() -> None:
     print("\n| learning rate of all weights | correlation with the exact credit |\n|---|---|")
     for rate in (0.01, 0.05):
         settings = replace(whole, learning_rate=rate)
-        print(f"| {rate} | {correlation(run, replace(run.files, settings=settings), arguments.states):.2f} |", flush=True)
+        print(
+            f"| {rate} | {correlation(run, replace(run.files, settings=settings), arguments.states):.2f} |", flush=True
+        )
 
 
 if __name__ == "__main__":

@@ -151,7 +151,7 @@ class ClassifierTrial:
     def _inputs_of_state(
         self, pairs: Sequence[Sample], taken: Tensor, rng: np.random.Generator
     ) -> tuple[Tensor, Tensor, float]:
-        """Return as :meth:`_inputs`, of all pairs: what is drawn for those not taken is drawn from a copy of ``rng``."""
+        """Return as :meth:`_inputs`, of all pairs; for those not taken a copy of ``rng`` is drawn from."""
         if self._seen is not None:
             return self._inputs(pairs, None)
         apart = deepcopy(rng)

@@ -1,6 +1,7 @@
 """What each choice of a step was worth: against the steps themselves, and as what a Selector learns from."""
 
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -8,11 +9,13 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 import torch
-from bandit import Bandit, initial, model_config, share_won
+from bandit import OBSERVATIONS, Bandit, initial, model_config
+from gymnasium import spaces
 from helpers import CROP, Problem, small_network, small_problem
 from numpy.typing import NDArray
+from ray.rllib.core.learner.learner import Learner
+from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 from ray.tune.registry import register_env
-from test_reinforce import assert_learned_alike
 from torch import nn
 
 from envs.credit import HeadStep, NetworkStep, step_weights, turned, worth
@@ -24,20 +27,19 @@ from l2a_ray.classifier.step import balanced_weights, train_step
 from l2a_ray.composites.composite import CompositeSettings
 from l2a_ray.composites.loader import Sample, SampleLoader
 from l2a_ray.config import load
-from l2a_ray.config.settings import Settings
-from l2a_ray.errors import SettingError
+from l2a_ray.errors import SettingError, StageError
 from l2a_ray.pipeline.build import Pipeline
 from l2a_ray.pipeline.stage import Stage
 from l2a_ray.selector.rl import training
-from l2a_ray.selector.rl.registry import configure
-from l2a_ray.selector.rl.reinforce import credited_loss
+from l2a_ray.selector.rl.credit import credited_loss
+from l2a_ray.selector.rl.registry import CONFIGS, configure
 from l2a_ray.selector.rl.runner import SelectionRunner
 from l2a_ray.selector.rl.settings import SelectorSettings
-from l2a_ray.videos.settings import DataSettings
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:ray", "ignore:.*Overriding environment:UserWarning")
 
 ROOT = Path(__file__).parents[1]
+SPACES = {"default_policy": (OBSERVATIONS, spaces.MultiBinary(OBSERVATIONS.shape[0]))}
 B = 6
 HEAD = EnvSettings(pairs=B, steps=3, learning_rate=2.0)
 NOTHING = np.random.default_rng(0)
@@ -281,57 +283,100 @@ def test_the_sampled_gradient_of_one_reward_is_in_the_mean_that_of_the_credits()
     torch.testing.assert_close(credited, shared)
 
 
-class CreditedBandit(Bandit):
-    """Tells what each pair is worth: its own part of the loss."""
+def bandit_config(name: Any = "REINFORCE", worth: float = 1.0, seed: int = 0, **given: Any) -> Any:
+    register_env("credited", lambda config: Bandit(**config))
+    runners = int(name in ("APPO", "IMPALA"))
+    given = {"steps": 320, "steps_per_iteration": 64, "steps_per_update": 16, "learning_rate": 0.01} | given
+    settings = SelectorSettings(algorithm=name, credit="pair", env_runners=runners, **given)
+    return configure(settings, "credited", {"credit": worth}, model_config(seed), seed)
 
-    def step(self, action: NDArray[np.int8]) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
-        credit = self.sign * np.where(self.state[:, 0] > 0, 1, -1) / len(self.state)
-        observation, reward, terminated, truncated, info = super().step(action)
-        return observation, reward, terminated, truncated, info | {"credit": credit.astype(np.float32)}
+
+def learned(config: Any, updates: int) -> tuple[list[SingleAgentEpisode], dict[str, torch.Tensor]]:
+    """Return some episodes of the first policy, and a policy after so many updates with them."""
+    runner, learner = SelectionRunner(config=config), config.build_learner(spaces=SPACES)
+    try:
+        runner.begin_iteration(seed=0, iteration=0)
+        episodes = runner.sample()
+        for _ in range(updates):
+            Learner.update(learner, episodes=deepcopy(episodes), timesteps={})
+        state = learner.module["default_policy"].policy.state_dict()
+        return episodes, {name: value.clone() for name, value in state.items()}
+    finally:
+        runner.stop()
+        learner.shutdown()
 
 
-def bandit_config(steps_per_update: int, seed: int = 0) -> Any:
-    register_env("credited", lambda config: CreditedBandit())
-    settings = SelectorSettings(
-        credit="pair", steps=320, steps_per_iteration=64, steps_per_update=steps_per_update, learning_rate=0.01
-    )
-    return configure(settings, "credited", {}, model_config(seed), seed)
+def plain_surrogate(
+    name: str, log_prob: torch.Tensor, old: torch.Tensor, advantage: torch.Tensor, omega_credit: torch.Tensor
+) -> torch.Tensor:
+    """Of each pair, by the algorithms' papers; the target policy of APPO is the one that chose."""
+    ratio = (log_prob - old).exp()
+    clipped = torch.minimum(ratio * advantage, ratio.clamp(0.8, 1.2) * advantage)
+    v_trace = ratio.detach().clamp(max=1) * advantage * log_prob
+    return {"REINFORCE": omega_credit, "PPO": clipped, "APPO": clipped, "IMPALA": v_trace}[name]
 
 
 @pytest.mark.ray
-def test_updates_equal_plain_pytorch(session: None) -> None:
-    algorithm = bandit_config(16).build_algo()
-    try:
-        plain = initial()
-        optimizer = torch.optim.Adam(plain.parameters(), lr=0.01)
-        algorithm.env_runner_group.foreach_env_runner(
-            lambda runner: SelectionRunner.begin_iteration(runner, seed=0, iteration=0)
+@pytest.mark.parametrize("name", list(CONFIGS))
+def test_updates_equal_plain_pytorch(session: None, name: str) -> None:
+    """Three with the same steps: from the second on the policy that learns is not the one that chose."""
+    options = {"REINFORCE": {}, "IMPALA": {"entropy_coeff": 0.02}}.get(
+        name, {"entropy_coeff": 0.02, "use_kl_loss": True, "kl_coeff": 0.3, "kl_target": 0.01, "clip_param": 0.2}
+    )
+    episodes, found = learned(bandit_config(name, learning_rate=0.05, options=options), 3)
+    observations = torch.from_numpy(np.concatenate([e.get_observations()[:-1] for e in episodes]))
+    mask = torch.from_numpy(np.concatenate([e.get_actions() for e in episodes])).float()
+    credit = torch.where(observations[..., 0] > 0, 1.0, -1.0)  # whose root mean square is 1
+    plain = initial()
+    optimizer = torch.optim.Adam(plain.parameters(), lr=0.05)
+    old, kl_coeff = plain(observations).detach(), 0.3
+    p = old.sigmoid()
+    for _ in range(3):
+        logits = plain(observations)
+        q = logits.sigmoid()
+        log_prob, old_log_prob = (
+            -nn.functional.binary_cross_entropy_with_logits(x, mask, reduction="none") for x in (logits, old)
         )
-        for _ in range(3):
-            episodes = algorithm.env_runner.sample()
-            observations = torch.from_numpy(np.concatenate([e.get_observations()[:-1] for e in episodes]))
-            credit = torch.where(observations[..., 0] > 0, 1.0, -1.0) / observations.shape[1]
-            optimizer.zero_grad()
-            credited_loss(plain(observations), credit).backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            algorithm.learner_group.update(episodes=episodes, timesteps={"num_env_steps_sampled_lifetime": 16})
-        assert_learned_alike(algorithm, plain)
+        surrogate = plain_surrogate(name, log_prob, old_log_prob, credit * (mask - p), credit * q)
+        entropy = -(q * q.log() + (1 - q) * (1 - q).log())
+        kl = (p * (p / q).log() + (1 - p) * ((1 - p) / (1 - q)).log()).sum(dim=1).mean()
+        loss = (-surrogate - options.get("entropy_coeff", 0) * entropy).sum(dim=1).mean()
+        optimizer.zero_grad()
+        (loss + kl_coeff * kl * ("use_kl_loss" in options)).backward()
+        optimizer.step()
+        kl_coeff *= 1.5 if kl > 0.02 else 0.5 if kl < 0.005 else 1
+    for part, value in plain.state_dict().items():
+        torch.testing.assert_close(found[part], value, atol=1e-6, rtol=0)
+    assert (found["last.weight"] - initial().state_dict()["last.weight"]).abs().min() > 1e-3
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("name", list(CONFIGS))
+def test_credits_of_nothing_change_nothing(session: None, name: str) -> None:
+    options = {"REINFORCE": {}, "PPO": {"use_kl_loss": False}}.get(name, {"entropy_coeff": 0.0})
+    _, found = learned(bandit_config(name, worth=0.0, options=options), 2)
+    for part, value in initial().state_dict().items():
+        assert torch.equal(found[part], value)
+
+
+@pytest.mark.ray
+def test_a_credit_that_is_no_number_ends_training_and_says_where(session: None) -> None:
+    algorithm = bandit_config(worth=np.nan).build_algo()
+    try:
+        with pytest.raises(StageError, match=r"NaN in step 0 of iteration 3.*Lower env\.learning_rate"):
+            training.sample_and_learn(algorithm, 0, 3)
     finally:
         algorithm.stop()
 
 
 @pytest.mark.ray
-def test_the_hidden_rule_is_found_in_a_twentieth_of_the_steps(session: None) -> None:
-    """With one reward for all choices 6,400 steps are given (tests/test_learning.py)."""
-    for seed in range(3):
-        algorithm = bandit_config(4, seed).build_algo()
-        try:
-            for iteration in range(5):
-                rows = training.sample_and_learn(algorithm, seed, iteration)
-                assert len(rows) == 64 and all("credit" not in row for row in rows)
-            assert share_won(training.policy_weights(algorithm)) >= 0.9
-        finally:
-            algorithm.stop()
+def test_no_row_of_the_history_holds_credits(session: None) -> None:
+    algorithm = bandit_config().build_algo()
+    try:
+        rows = training.sample_and_learn(algorithm, 0, 0)
+        assert len(rows) == 64 and all("credit" not in row for row in rows)
+    finally:
+        algorithm.stop()
 
 
 class Anywhere:
@@ -365,11 +410,25 @@ def test_no_selector_learns_from_less_than_it_was_to(session: None) -> None:
         algorithm.stop()
 
 
-def test_where_credit_cannot_be_had_is_said() -> None:
-    data = DataSettings(root="videos")
-    pair = SelectorSettings(credit="pair")
-    Settings(data=data, selector=pair)
-    with pytest.raises(SettingError, match=r"selector\.credit='pair': PPO learns from one reward"):
-        Settings(data=data, selector=replace(pair, algorithm="PPO"))
-    with pytest.raises(SettingError, match=r"selector\.credit='pair': .*discount must be 0"):
-        Settings(data=data, selector=replace(pair, discount=0.5))
+def test_credit_is_of_a_choices_own_step() -> None:
+    with pytest.raises(SettingError, match=r"credit='pair': .*discount must be 0"):
+        SelectorSettings(credit="pair", discount=0.5)
+
+
+def test_a_state_may_hold_more_pairs_than_there_are(problem: Problem) -> None:
+    """Then some are in it twice, each credited by itself."""
+    settings = replace(HEAD, pairs=4 * B, candidates=2)
+    env = PairSelectionEnv(
+        trial=problem.trial(settings),
+        vectors=problem.vectors,
+        foreground=problem.vectors.rows(problem.foreground[:2]),
+        background=problem.vectors.rows(problem.background[:2]),
+        settings=settings,
+        credit=True,
+    )
+    observation, _ = env.reset(seed=0)
+    credit = env.step(np.ones(4 * B, np.int8))[4]["credit"]
+    assert credit.shape == (4 * B,) and np.isfinite(credit).all()
+    _, kind = np.unique(observation, axis=0, return_inverse=True)
+    for one in range(2):
+        np.testing.assert_allclose(credit[kind == one], credit[kind == one][0], rtol=1e-3, atol=1e-7)

@@ -18,12 +18,11 @@ from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED, NUM_ENV_STEPS_SAMPLED_LIFETIME
 
 from l2a_ray.errors import L2AError, StageError
+from l2a_ray.selector.rl.credit import CREDIT
 from l2a_ray.selector.rl.distribution import IndependentBernoulli
 from l2a_ray.selector.rl.module import SelectorModule
 
 STEPS = "selection_steps"
-CREDIT = "credit"
-"""What the environment calls what each pair was worth, and a batch too."""
 
 
 class SelectionRunner(SingleAgentEnvRunner):
@@ -113,8 +112,8 @@ class SelectionRunner(SingleAgentEnvRunner):
             told[CREDIT] = info.pop(CREDIT)
             if not np.isfinite(told[CREDIT]).all():
                 raise StageError(
-                    f"what a pair was worth is infinite or NaN in step {self._done} of iteration {self._iteration}, for "
-                    "the classifier's own step ends in no finite loss. Lower env.learning_rate"
+                    f"what a pair was worth is infinite or NaN in step {self._done} of iteration {self._iteration}: the "
+                    "classifier's own step ends in no finite loss. Lower env.learning_rate"
                 )
         self._done += 1
         episode.add_env_step(
