@@ -1,8 +1,9 @@
 """What credit for every pair costs a step, and how near the one of all weights comes to the exact one.
 
 Steps with and without credit are taken by turns, in the same states and with the same masks, on one thread, by the
-thread's own time. "new pairs": a head's step that composites most of its pairs, as at the beginning of a training;
-"known pairs": later, when their features are kept. `all` composites every pair of every step.
+thread's own time; "training" is a step of REINFORCE with all that belongs to it. "new pairs": a head's step that
+composites most of its pairs, as at the beginning of a training; "known pairs": later, when their features are kept.
+`all` composites every pair of every step.
 
 The exact credit of all weights takes B + 1 steps a state, each with one choice turned; the correlation is over states
 and pairs.
@@ -15,9 +16,10 @@ import argparse
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+import ray
 import torch
 from numpy.typing import NDArray
 from selection import Run
@@ -26,6 +28,8 @@ from envs.pair_selection import EnvFiles, PairSelectionEnv, build_trial, read_ca
 from envs.settings import EnvSettings
 from envs.trial import ClassifierTrial
 from l2a_ray.composites.loader import Sample, SampleLoader
+from l2a_ray.selector.file import load_selector
+from l2a_ray.selector.rl.training import build_algorithm, sample_and_learn
 
 
 class Still(SampleLoader):
@@ -52,6 +56,29 @@ def seconds_a_step(files: EnvFiles, steps: int, warm_up: int) -> list[float]:
     return seconds
 
 
+def seconds_of_training(run: Run, files: EnvFiles, iterations: int) -> list[float]:
+    """Return the mean seconds of a training step without credit and with it, of a head whose pairs are known."""
+    ray.init(include_dashboard=False, log_to_driver=False)
+    network = load_selector(run.result("train-selector")).network
+    selector = replace(run.settings.selector, algorithm="REINFORCE", env_runners=0, options={})
+    kinds: tuple[Literal["shared", "pair"], ...] = ("shared", "pair")
+    algorithms = [
+        build_algorithm(network, replace(files, credit=kind == "pair"), replace(selector, credit=kind), run.seed)
+        for kind in kinds
+    ]
+    seconds = [0.0, 0.0]
+    for iteration in range(iterations + 1):
+        for i, algorithm in enumerate(algorithms):
+            start = time.thread_time()
+            sample_and_learn(algorithm, run.seed, iteration)
+            took = time.thread_time() - start
+            seconds[i] += took * (iteration > 0) / iterations / selector.steps_per_iteration
+    for algorithm in algorithms:
+        algorithm.stop()
+    ray.shutdown()
+    return seconds
+
+
 def exact(trial: ClassifierTrial, pairs: list[Sample], chosen: NDArray[np.bool_]) -> NDArray[np.float64]:
     """Return the difference that each choice makes, by steps."""
 
@@ -73,15 +100,21 @@ def correlation(run: Run, files: EnvFiles, states: int) -> float:
     trial = build_trial(files)
     trial._loader = Still(run.store, files.composite, files.crop, sampling=files.sampling)
     front, back = read_candidates(files, run.store, run.vectors)
-    ids, rng, both = run.vectors.ids_N.astype(str), np.random.default_rng(0), []
+    ids, rng = run.vectors.ids_N.astype(str), np.random.default_rng(0)
+    both: list[tuple[NDArray[Any], NDArray[Any]]] = []
     for _ in range(states):
         rows = rng.integers(len(front), size=files.settings.pairs)
         pairs = [Sample(str(ids[front[i]]), str(ids[back[i]])) for i in rows]
         chosen = rng.random(len(pairs)) < 0.5
         trial.reset()
-        both.append([trial.credited_step(pairs, chosen, rng)[1], exact(trial, pairs, chosen)])
+        both.append((trial.credited_step(pairs, chosen, rng)[1], exact(trial, pairs, chosen)))
     found, wanted = np.concatenate(both, axis=1)
     return float(np.corrcoef(found, wanted)[0, 1])
+
+
+def tell(name: str, seconds: list[float]) -> None:
+    plain, told = seconds
+    print(f"| {name} | {plain:.4f} | {told:.4f} | {told / plain - 1:+.0%} |", flush=True)
 
 
 def main() -> None:
@@ -94,14 +127,15 @@ def main() -> None:
     run = Run(arguments.run)
     env: EnvSettings = run.settings.env
     whole = replace(env, tune="all", learning_rate=0.05, balance=False)
+    few = replace(env, candidates=256)
     print("| step | without, s | with, s | more |\n|---|---|---|---|")
     for name, settings, warm_up in (
         ("head, new pairs", env, 0),
-        ("head, known pairs", replace(env, candidates=256), 40),
+        ("head, known pairs", few, 40),
         ("all", whole, 1),
     ):
-        plain, told = seconds_a_step(replace(run.files, settings=settings), arguments.steps, warm_up)
-        print(f"| {name} | {plain:.4f} | {told:.4f} | {told / plain - 1:+.0%} |", flush=True)
+        tell(name, seconds_a_step(replace(run.files, settings=settings), arguments.steps, warm_up))
+    tell("head, known pairs, training", seconds_of_training(run, replace(run.files, settings=few), 10))
     print("\n| learning rate of all weights | correlation with the exact credit |\n|---|---|")
     for rate in (0.01, 0.05):
         settings = replace(whole, learning_rate=rate)

@@ -185,7 +185,7 @@ class ClassifierTrial:
         self._learner.eval()
         self._learner.zero_grad()
         device, found = next(self._learner.parameters()).device, []
-        batches = zip(self._val_inputs.split(BATCH), self._val_labels.split(BATCH), strict=True)
+        batches = zip(torch.split(self._val_inputs, BATCH), torch.split(self._val_labels, BATCH), strict=True)
         for clips, labels in batches:
             logits = self._learner(clips.to(device)).float()
             loss = nn.functional.cross_entropy(logits, labels.to(device), reduction="sum") / len(self._val_labels)

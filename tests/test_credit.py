@@ -236,6 +236,12 @@ def test_the_environment_tells_of_each_step(problem: Problem, settings: EnvSetti
         assert plain[1:] == told[1:] and credit.shape == (B,) and credit.any()
 
 
+def test_a_step_without_a_finite_loss_has_no_finite_credit(problem: Problem) -> None:
+    trial = problem.trial(replace(WHOLE, learning_rate=3e38))
+    _, credit = trial.credited_step(some_pairs(problem), np.ones(B, np.bool_), NOTHING)
+    assert not np.isfinite(credit).all()
+
+
 def test_weights_of_all_masks_are_those_of_each() -> None:
     rng = np.random.default_rng(0)
     labels = torch.tensor(rng.dirichlet([0.3] * 4, size=B), dtype=torch.float32) * torch.tensor([1.0, 1, 1, 0])

@@ -112,8 +112,8 @@ class SelectionRunner(SingleAgentEnvRunner):
             told[CREDIT] = info.pop(CREDIT)
             if not np.isfinite(told[CREDIT]).all():
                 raise StageError(
-                    f"what a pair was worth is infinite or NaN in step {self._done} of iteration {self._iteration}: the "
-                    "classifier's own step ends in no finite loss. Lower env.learning_rate"
+                    f"what a pair was worth is infinite or NaN in step {self._done} of iteration {self._iteration}: "
+                    "a step of the classifier ends in no finite loss. Lower env.learning_rate"
                 )
         self._done += 1
         episode.add_env_step(
