@@ -121,10 +121,10 @@ def test_a_plan_by_hand(tmp_path: Path) -> None:
     assert plan["stages"]["prepare"]["wall_s"] == 0 and plan["stages"]["prepare"]["missing"] == 0
     assert plan["stages"]["train"]["wall_s"] == pytest.approx(train)
     assert plan["stages"]["evaluate"]["wall_s"] == pytest.approx(2 * 0.2 * 5 * 50)
-    assert plan["total"]["wall_s"] == pytest.approx(train + 20 + 5)
+    assert plan["total"]["wall_s"] == pytest.approx(train + 100 + 5)
     assert plan["stages"]["train"]["cpu_hours"] == pytest.approx(4 * train / 3600)
     assert plan["total"]["gpu_hours"] == pytest.approx(2 * train / 3600), "to evaluate, no GPU is reserved"
-    assert plan["total"]["storage_bytes"] == pytest.approx(2 * 70 + 2 * 90)
+    assert plan["total"]["storage_bytes"] == pytest.approx(2 * 70 + 2 * (40 + 5 * 50))
     assert plan["pairs"] == 0, "nothing is made of them"
 
 

@@ -13,13 +13,17 @@ from helpers import NETWORK, small_network
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from envs.pair_selection import EnvFiles, build_trial
+from envs.settings import EnvSettings
+from envs.trial import ClassifierTrial
 from l2a_ray.classifier import evaluation
 from l2a_ray.classifier.evaluation import evaluate_model
 from l2a_ray.classifier.features import read_samples
 from l2a_ray.classifier.network import save_network
 from l2a_ray.classifier.settings import CENTRE, ClassifierSettings, EvaluateSettings, Looks
 from l2a_ray.composites.scenes import SEEN, SHOWN, clip_sets, other_scenes, still, stripes
-from l2a_ray.composites.settings import FrameSampling
+from l2a_ray.composites.settings import CompositeSettings, FrameSampling
+from l2a_ray.errors import StageError
 from l2a_ray.pipeline.build import Pipeline
 from l2a_ray.pipeline.gather import gather
 from l2a_ray.pipeline.stages import Evaluate
@@ -42,15 +46,16 @@ LARGE = 8  # side of the actors, in the middle of the frame
 
 
 def make_store(
-    root: Path, labels: list[int], groups: list[str] | None = None, seen: list[int] | None = None
+    root: Path, labels: list[int], groups: list[str] | None = None, seen: list[int] | None = None, split: str = "test"
 ) -> ClipStore:
-    """Test clips, each an actor and a scene of its class's colour; the actor is bright, and brighter frame by frame.
+    """Clips, each an actor and a scene of its class's colour; the actor is bright, and brighter frame by frame.
 
     Args:
         root: of the store.
         labels: of the clips.
         groups: their source videos; None: each its own.
         seen: in how many frames the actor has a mask; None: in all.
+        split: of the clips.
     """
     rows = []
     for n, label in enumerate(labels):
@@ -64,7 +69,7 @@ def make_store(
             frames[t, top : top + LARGE, left : left + LARGE, label] = ACTOR + t
             mask[t, top : top + LARGE, left : left + LARGE] = seen is None or t < seen[n]
         write_clip(clip_path(root / "clips", clip_id, "0"), StoredClip(frames, scene, Planes(*[mask] * 4)), {"k": "v"})
-        row = {"id": clip_id, "path": f"{n}.mp4", "group": groups[n] if groups else str(n), "split": "test"}
+        row = {"id": clip_id, "path": f"{n}.mp4", "group": groups[n] if groups else str(n), "split": split}
         row |= {"class_name": CLASSES[label], "remark": ""}
         rows.append(dict.fromkeys(INDEX_DTYPES, 0) | row | {"label": label, "foreground_ratio": mask.mean()})
     index = pd.DataFrame(rows).astype(INDEX_DTYPES).sort_values("id")
@@ -238,6 +243,45 @@ def test_stripes_are_a_colour_and_its_complement_and_come_again() -> None:
         shares.append(counts[(colours == colour).all(axis=1)][0] / counts.sum())
     # A stripe is 2 half widths of every 3 to 5: 2/5 to 2/3 of the frame, but for what its edges cut.
     assert 0.3 < min(shares) < 0.45 < 0.6 < max(shares) < 0.78
+
+
+def trial(store: ClipStore, monkeypatch: pytest.MonkeyPatch, middle: bool, validation: str) -> ClassifierTrial:
+    """What a Selector is judged by, around a classifier that looks at the scene or, in the middle, at the actor."""
+    monkeypatch.setattr("envs.pair_selection.load_network", lambda *_: Looker(middle))
+    settings = EnvSettings(tune="all", validation=validation)  # type: ignore[arg-type]
+    files = EnvFiles(
+        store=str(store.root),
+        pairs="",
+        vectors="",
+        warm_start="",
+        network=NETWORK,
+        composite=CompositeSettings(kind="mixup"),
+        crop=20,
+        settings=settings,
+        seed=0,
+    )
+    return build_trial(files)
+
+
+def test_a_selector_may_be_judged_by_the_actors_of_d_val(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of nine clips of D_val one has no actor, so eight actors are before another scene."""
+    store = make_store(tmp_path, 3 * [0, 1, 2], seen=[0, *8 * [FRAMES]], split="val")
+    right = {
+        (look, validation): trial(store, monkeypatch, look == "actor", validation).reset().val_accuracy
+        for look in ("actor", "scene")
+        for validation in ("real", "scenes", "both")
+    }
+    assert {validation: right["scene", validation] for validation in ("real", "scenes", "both")} == pytest.approx(
+        {"real": 1.0, "scenes": 0.0, "both": 9 / 17}
+    )
+    assert {right["actor", validation] for validation in ("real", "scenes", "both")} == {1.0}
+
+
+def test_a_d_val_that_cannot_serve_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = make_store(tmp_path, [0, 0], split="val")
+    assert trial(store, monkeypatch, True, "real").reset().val_accuracy == 1
+    with pytest.raises(StageError, match=r"no clip of D_val has an actor .*env\.validation=real"):
+        trial(store, monkeypatch, True, "both")
 
 
 def test_validation_stays_as_cheap_and_its_key_as_it_was(tmp_path: Path) -> None:

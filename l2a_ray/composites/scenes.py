@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from l2a_ray.composites.composite import Mask, composite, place
 from l2a_ray.composites.loader import Sample
+from l2a_ray.composites.settings import CompositeSettings
 from l2a_ray.errors import StageError
 from l2a_ray.pairs.settings import MatchSettings
 from l2a_ray.prepare.store import NO_BACKGROUND, Choice, ClipStore
@@ -29,6 +30,8 @@ Show = Callable[[ClipStore, Sample, Choice | None], Frames]
 """Makes a clip, uint8 (T, H, W, C), of the chosen frames; None: of all."""
 SetName = Literal["real", "scenes", "stripes", "still"]
 REAL: SetName = "real"
+ACTORS = CompositeSettings(mix_labels=False)
+"""How a composite to test on is made: all that was found in the clip, on a cleaned scene, with the actor's label."""
 LIMITS = MatchSettings()
 """How large an actor must, and may, be: `match`'s defaults, whatever a run's are, for runs are compared on the same."""
 SEEN = 0.5
