@@ -48,7 +48,7 @@ LARGE = 8  # side of the actors, in the middle of the frame
 def make_store(
     root: Path, labels: list[int], groups: list[str] | None = None, seen: list[int] | None = None, split: str = "test"
 ) -> ClipStore:
-    """Clips, each an actor and a scene of its class's colour; the actor is bright, and brighter frame by frame.
+    """Clips of two sizes, each an actor and a scene of its class's colour; the actor grows brighter, frame by frame.
 
     Args:
         root: of the store.
@@ -60,10 +60,11 @@ def make_store(
     rows = []
     for n, label in enumerate(labels):
         clip_id = f"{(37 * n) % 101:04x}"
-        scene = np.zeros((FRAMES, HEIGHT, WIDTH, 3), np.uint8)
+        width = WIDTH + 8 * (n % 2)
+        scene = np.zeros((FRAMES, HEIGHT, width, 3), np.uint8)
         scene[..., label] = SCENE
-        frames, mask = scene.copy(), np.zeros((FRAMES, HEIGHT, WIDTH), np.bool_)
-        top, left = (HEIGHT - LARGE) // 2, (WIDTH - LARGE) // 2
+        frames, mask = scene.copy(), np.zeros((FRAMES, HEIGHT, width), np.bool_)
+        top, left = (HEIGHT - LARGE) // 2, (width - LARGE) // 2
         for t in range(FRAMES):
             frames[t, top : top + LARGE, left : left + LARGE] = 0
             frames[t, top : top + LARGE, left : left + LARGE, label] = ACTOR + t
