@@ -4,6 +4,7 @@ Axes: B pairs in a state, F features of a clip, L length of a label vector.
 """
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,7 @@ from l2a_ray.classifier.settings import NetworkSettings
 from l2a_ray.classifier.zoo import load_network
 from l2a_ray.composites.composite import CompositeSettings
 from l2a_ray.composites.loader import Sample, SampleLoader
+from l2a_ray.composites.scenes import clip_sets
 from l2a_ray.composites.settings import ALL_FRAMES, FrameSampling
 from l2a_ray.errors import StageError
 from l2a_ray.pairs.draw import draw_candidates
@@ -199,17 +201,19 @@ def build_trial(files: EnvFiles) -> ClassifierTrial:
 
     Raises:
         LeakError: D_val holds a clip that may not be validated on, as a test clip.
-        StageError: there is no validation clip.
+        StageError: there is no validation clip, or none that can serve.
     """
     store = CachedClipStore(files.store, files.settings.clip_memory)
     index = store.columns("id", "class_name", "split")
     validation = validation_clips(index, files.settings.validation_clips, files.seed)
     refuse_others(validation, index, "validate", "D_val")
+    scenes = [] if files.settings.validation == "real" else validation_scenes(store, validation)
     return ClassifierTrial(
         network=load_network(as_path(files.warm_start), files.network, len(store.classes)),
         num_classes=len(store.classes),
         loader=SampleLoader(store, files.composite, files.crop, sampling=files.sampling),
-        validation=validation,
+        validation=[] if files.settings.validation == "scenes" else validation,
+        scenes=scenes,
         settings=files.settings,
     )
 
@@ -248,3 +252,16 @@ def validation_clips(index: pd.DataFrame, most: int, seed: int) -> list[str]:
     turn = rows.groupby("class_name").cumcount()
     chosen: list[str] = rows["id"][turn.sort_values(kind="stable").index[:most]].tolist()
     return sorted(chosen)
+
+
+def validation_scenes(store: ClipStore, validation: Sequence[str]) -> list[Sample]:
+    """Set the actor of each of these clips of D_val before a scene of another class of D_val, where that can be done.
+
+    Raises:
+        StageError: it can be done with none.
+    """
+    (_, placed), chosen = clip_sets(store, "validate", scenes=1), set(validation)
+    if scenes := [sample for sample in placed.samples if sample.foreground in chosen]:
+        return scenes
+    reason = "no clip of D_val has an actor and, of another class and source, a clip of D_val to lend a scene"
+    raise StageError(f"{store.root}: {reason}. Validate on D_val as it is (env.validation=real)")

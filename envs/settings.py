@@ -33,6 +33,9 @@ class EnvSettings:
     balance: bool = True
     """Whether every class has the same share in the SGD step's loss (ours: else a reward says more of which classes the
     mask happened to hold than of which pairs)."""
+    validation: Literal["real", "scenes", "both"] = "real"
+    """What a better classifier is better at: the clips of D_val as they are (`real`), their actors before a scene of
+    another class of D_val (`scenes`, as `evaluate.scenes`), or all of these clips together (`both`). Paper: `real`."""
     validation_clips: int = 512
     """At most this many clips of D_val, classes evenly drawn, are validated on at each step (ours)."""
     candidates: int = 100_000

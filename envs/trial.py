@@ -18,6 +18,7 @@ from envs.settings import EnvSettings
 from l2a_ray.classifier.network import Network
 from l2a_ray.classifier.step import balanced_weights, predict, train_step
 from l2a_ray.composites.loader import Sample, SampleLoader
+from l2a_ray.composites.scenes import ACTORS
 
 BATCH = 64
 
@@ -56,6 +57,7 @@ class ClassifierTrial:
         num_classes: L.
         loader: turns a pair of clip ids into a composite and its label.
         validation: ids of the clips of D_val; what the learner sees of them is held in memory.
+        scenes: of D_val too, actors before other clips' scenes; their labels are the actors'.
         settings: what is trained, and by which SGD step.
     """
 
@@ -67,9 +69,11 @@ class ClassifierTrial:
         loader: SampleLoader,
         validation: Sequence[str],
         settings: EnvSettings,
+        scenes: Sequence[Sample] = (),
     ) -> None:
         self._loader, self._settings = loader, settings
-        clips, labels = _load(loader, [Sample(clip_id) for clip_id in validation], None)
+        judged = SampleLoader(loader.store, ACTORS, loader.crop, loader.labels, loader.sampling)
+        clips, labels = _load(judged, [*map(Sample, validation), *scenes], None)
         self._body: Callable[[Tensor], Tensor] = _as_it_is
         self._learner: nn.Module = network
         self._seen: dict[Sample, tuple[Tensor, Tensor]] | None = None

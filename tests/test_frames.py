@@ -18,11 +18,12 @@ from l2a_ray.classifier.evaluation import average, evaluate_model, score
 from l2a_ray.classifier.features import extract_features, read_clips
 from l2a_ray.classifier.methods.supervised import Supervised
 from l2a_ray.classifier.network import save_network
-from l2a_ray.classifier.settings import ClassifierSettings, EvaluateSettings
+from l2a_ray.classifier.settings import ClassifierSettings, Looks
 from l2a_ray.classifier.step import predict
 from l2a_ray.composites.composite import foreground_ratio, label_weight
 from l2a_ray.composites.frames import drawn_frames, even_frames
 from l2a_ray.composites.loader import Sample, SampleLoader
+from l2a_ray.composites.scenes import clip_sets
 from l2a_ray.composites.schedule import COMPOSITES, REAL, Schedule, Stacked, Stream, stack
 from l2a_ray.composites.settings import AugmentSettings, CompositeSettings, FrameSampling, Sampling
 from l2a_ray.composites.views import even_crops
@@ -190,7 +191,7 @@ def test_three_crops_touch_both_ends_of_the_longer_side(height: int, width: int)
 
 
 def test_views_of_a_test_clip_lie_side_by_side(numbered: ClipStore) -> None:
-    looks, sampling = EvaluateSettings(clips=2, crops=3), FrameSampling(count=3)
+    looks, sampling = Looks(clips=2, crops=3), FrameSampling(count=3)
     (views,) = read_clips(numbered, [FIRST, SECOND], 24, sampling, 12, looks)
     assert views.shape == (12, 3, 24, 24, 3)
     times = views[:, :, 0, 0, 0].tolist()
@@ -221,8 +222,8 @@ def test_more_looks_are_the_mean_over_them_and_one_is_the_centre(
         return score(logits, labels)
 
     monkeypatch.setattr(evaluation, "score", scoring)
-    for name, looks in (("one", EvaluateSettings()), ("six", EvaluateSettings(clips=2, crops=3))):
-        evaluate_model(tmp_path / "model.safetensors", store, small, tmp_path / name, looks)
+    for name, looks in (("one", Looks()), ("six", Looks(clips=2, crops=3))):
+        evaluate_model(tmp_path / "model.safetensors", store, small, clip_sets(store, "test"), tmp_path / name, looks)
     frames = [store.read(clip_id).frames_THWC for clip_id in test]
     centre = torch.from_numpy(np.stack([clip[[1, 3], 2:18, 4:20] for clip in frames]))
     np.testing.assert_array_equal(seen[0], predict(network, centre, 32).double().numpy())

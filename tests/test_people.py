@@ -55,9 +55,10 @@ def graph(name: str) -> Graph:
     return Graph(WEIGHTS / f"{name}.safetensors", DIGESTS[name])
 
 
-def test_a_person_is_found_and_the_background_is_not(segment: PeopleSegmenter) -> None:
+@pytest.mark.parametrize("stride", [1, 2, 3])
+def test_a_person_is_found_and_the_background_is_not(stride: int) -> None:
     frames = [np.roll(portrait(128), 3 * t, axis=1) for t in range(4)]
-    instances = segment(make_clip(frames))
+    instances = PeopleSegmenter(replace(PEOPLE, stride=stride))(make_clip(frames))
     assert instances.frame_N.tolist() == [0, 1, 2, 3] and set(instances.class_N) == {"person"}
     assert instances.score_N.max() > 0.9
     planes = instances.planes()
@@ -281,7 +282,8 @@ def test_neighbours_probabilities_move_along_with_the_picture() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("score", 1.1), ("points", 0), ("neighbours", -1), ("grow", 0.5), ("smooth", -1.0)]
+    ("name", "value"),
+    [("score", 1.1), ("points", 0), ("stride", 0), ("neighbours", -1), ("grow", 0.5), ("smooth", -1.0)],
 )
 def test_impossible_settings_are_refused(name: str, value: float) -> None:
     with pytest.raises(SettingError, match=rf"^{name}="):

@@ -76,7 +76,7 @@ def test_what_costs_grow_with(tmp_path: Path) -> None:
         "select-by-agreement": 1000,
         "draw": 1000,
         "train": 30 * 7 * 16,
-        "evaluate": 50,
+        "evaluate": 5 * 50,  # as they are, before two scenes, before stripes, still
         "export": 1000,
     }
     few = every(tmp_path, **{"selector.steps": 80})["train-selector"]
@@ -120,11 +120,11 @@ def test_a_plan_by_hand(tmp_path: Path) -> None:
     train = 2 * (2.0 + 0.01 * samples)
     assert plan["stages"]["prepare"]["wall_s"] == 0 and plan["stages"]["prepare"]["missing"] == 0
     assert plan["stages"]["train"]["wall_s"] == pytest.approx(train)
-    assert plan["stages"]["evaluate"]["wall_s"] == pytest.approx(2 * 0.2 * 50)
-    assert plan["total"]["wall_s"] == pytest.approx(train + 20 + 5)
+    assert plan["stages"]["evaluate"]["wall_s"] == pytest.approx(2 * 0.2 * 5 * 50)
+    assert plan["total"]["wall_s"] == pytest.approx(train + 100 + 5)
     assert plan["stages"]["train"]["cpu_hours"] == pytest.approx(4 * train / 3600)
     assert plan["total"]["gpu_hours"] == pytest.approx(2 * train / 3600), "to evaluate, no GPU is reserved"
-    assert plan["total"]["storage_bytes"] == pytest.approx(2 * 70 + 2 * 90)
+    assert plan["total"]["storage_bytes"] == pytest.approx(2 * 70 + 2 * (40 + 5 * 50))
     assert plan["pairs"] == 0, "nothing is made of them"
 
 

@@ -20,9 +20,10 @@ from test_decode import write_video
 from l2a_ray import load_classifier
 from l2a_ray.classifier.evaluation import evaluate_model
 from l2a_ray.classifier.network import Network, save_network
-from l2a_ray.classifier.settings import ClassifierSettings, EvaluateSettings, NetworkSettings
+from l2a_ray.classifier.settings import ClassifierSettings, Looks, NetworkSettings
 from l2a_ray.classifier.zoo import build_network
 from l2a_ray.cli import main
+from l2a_ray.composites.scenes import clip_sets
 from l2a_ray.deploy import convert
 from l2a_ray.deploy.classifier import Classifier, save_classifier
 from l2a_ray.deploy.convert import export_classifier
@@ -79,10 +80,10 @@ def copy(model: Path, tmp_path: Path) -> Path:
     return tmp_path / "model"
 
 
-@pytest.mark.parametrize("looks", [EvaluateSettings(), EvaluateSettings(clips=2, crops=3)])
+@pytest.mark.parametrize("looks", [Looks(), Looks(clips=2, crops=3)])
 @pytest.mark.parametrize("count", [None, 2])
 def test_a_test_video_gets_what_evaluate_gave_its_clip(
-    videos: list[Path], model: Path, tmp_path: Path, count: int | None, looks: EvaluateSettings
+    videos: list[Path], model: Path, tmp_path: Path, count: int | None, looks: Looks
 ) -> None:
     rows = []
     for number, path in enumerate(videos):
@@ -95,7 +96,8 @@ def test_a_test_video_gets_what_evaluate_gave_its_clip(
     index = pd.DataFrame(rows).astype(INDEX_DTYPES)
     write_index(tmp_path, tmp_path / "clips", CLASSES, index, pd.DataFrame(columns=list(FAILED_COLUMNS)))
     settings = ClassifierSettings(network=NETWORK, crop=CROP, frames=count)
-    evaluate_model(model / "model.safetensors", ClipStore(tmp_path), settings, tmp_path / "out", looks)
+    store = ClipStore(tmp_path)
+    evaluate_model(model / "model.safetensors", store, settings, clip_sets(store, "test"), tmp_path / "out", looks)
     expected = pd.read_parquet(tmp_path / "out" / "predictions.parquet")
 
     weights, sampling = model / "model.safetensors", settings.frame_sampling

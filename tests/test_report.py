@@ -82,19 +82,31 @@ def tables(name: str = "run", arms: Mapping[str, Arm] = SHIPPED, **parts: Any) -
 
 
 def evaluated(top1: Mapping[str, Sequence[float]]) -> dict[str, Any]:
-    """Training curves and results of some arms; every classifier predicts its last test clip wrong."""
+    """Training curves and results of some arms; every classifier predicts its last test clip wrong.
+
+    Before the scene of clip 4, and before stripes, clip 5 alone is seen, and the accuracy is half of what it is else.
+    """
     results, predictions, curves = [], [], []
     for arm, values in top1.items():
         for seed, value in enumerate(values):
-            results.append((arm, seed, value, min(1.0, value + 0.2), 1.5 - value, 2))
-            predictions += [(arm, seed, "04clip", 1, 1, 0.9), (arm, seed, "05clip", 2, 0, 0.6)]
+            results.append((arm, seed, "real", value, min(1.0, value + 0.2), 1.5 - value, 2, 0))
+            predictions += [
+                (arm, seed, "real", "04clip", 1, "", 1, 0.9),
+                (arm, seed, "real", "05clip", 2, "", 0, 0.6),
+                (arm, seed, "scenes", "05clip", 2, "04clip", 1, 0.6),
+            ]
+            for name in ("scenes", "stripes", "still"):
+                results.append((arm, seed, name, value / 2, 1.0, 1.0, 1, 1))
+            predictions += [(arm, seed, name, "05clip", 2, "", 1, 0.6) for name in ("stripes", "still")]
             for epoch in (0, 1):
                 curves.append((arm, seed, epoch, 10 * epoch, 1.1 - epoch * value, 0.1, 50.0 + seed, 0.1))
     columns = ["arm", "seed", "epoch", "step", "loss", "learning_rate", "clips_per_s", "wait_share"]
     return {
         "curves": pd.DataFrame(curves, columns=columns),
-        "results": pd.DataFrame(results, columns=["arm", "seed", "top1", "top5", "loss", "clips"]),
-        "predictions": pd.DataFrame(predictions, columns=["arm", "seed", "id", "label", "predicted", "probability"]),
+        "results": pd.DataFrame(results, columns=["arm", "seed", "set", "top1", "top5", "loss", "clips", "left_out"]),
+        "predictions": pd.DataFrame(
+            predictions, columns=["arm", "seed", "set", "id", "label", "background", "predicted", "probability"]
+        ),
     }
 
 
@@ -247,6 +259,38 @@ def test_metrics_of_a_whole_run(whole: tuple[Path, Json, str]) -> None:
     assert "The spread over seeds allows to say so" in page and page.count("<small>clear</small>") == 2
 
 
+def test_sets_of_test_clips_of_a_whole_run(whole: tuple[Path, Json, str]) -> None:
+    _, metrics, page = whole
+    one_of_two = {"sets/clips": 1, "sets/left_out": 1}
+    whole_set = {"sets/clips": 2, "sets/left_out": 0}
+    assert metrics["sets"] == {"real": whole_set, "scenes": one_of_two, "stripes": one_of_two, "still": one_of_two}
+    selected = metrics["arms"]["selected"]
+    assert selected["classifier/top1_scenes"]["values"] == pytest.approx({"0": 0.255, "1": 0.3, "2": 0.36})
+    # Half of 0.31, 0.3 and 0.32; and 4.30265 * 0.005 / sqrt(3).
+    over = selected["over_real"]["scenes"]
+    assert over["mean"] == pytest.approx(0.155) and over["interval95"] == pytest.approx(0.012421, rel=1e-4)
+    assert over["clear"] and "over_real" not in metrics["arms"]["real"]
+    assert "<small>+15.5 ± 1.2 to real, clear</small>" in page
+    assert page.count("1 of 2 test clips are left out") == 3
+    # As they are, all clips count, whatever the other sets hold.
+    assert selected["clips"] == 2 and selected["per_class"][CLASSES[1]] == 1.0
+
+
+def test_a_set_without_clips_has_no_numbers_and_says_so(tmp_path: Path) -> None:
+    parts = evaluated({"real": [0.2, 0.4], "random": [0.3, 0.5]})
+    results, predictions = parts["results"], parts["predictions"]
+    results.loc[results["set"] == "scenes", ["top1", "top5", "loss", "clips", "left_out"]] = [np.nan] * 3 + [0, 2]
+    run = tables(**parts | {"predictions": predictions[predictions["set"] != "scenes"]})
+    metrics, page = report(run, tmp_path)
+    assert metrics["arms"]["random"]["classifier/top1_scenes"]["mean"] is None
+    assert metrics["arms"]["random"]["over_real"]["scenes"] is None
+    assert "2 of 2 test clips are left out" in page and page.count("None is left, so there are no numbers.") == 1
+    plain = {name: table[table["set"] == "real"] for name, table in parts.items() if name != "curves"}
+    metrics, page = report(tables(**plain), tmp_path / "plain")
+    assert list(metrics["sets"]) == ["real"] and "Does it look at the actor" not in page
+    assert not (tmp_path / "plain/report/sheets/scenes.png").exists()
+
+
 def test_truth_of_a_whole_run(whole: tuple[Path, Json, str]) -> None:
     _, metrics, page = whole
     assert metrics["truth"] == {
@@ -369,7 +413,8 @@ def test_arms_of_any_name_stand_in_the_order_given(tmp_path: Path) -> None:
     assert words is not None and words[1].startswith("Best is my-own.2: top-1 55.0 % over 2 seeds, ")
     assert re.findall(r"points above ([\w.-]*\w)", words[1]) == ["zeta", "selected", "alpha"]
     rows = re.findall(r"<tr[^>]*>\n<td>([^<]+)<small>([^<]*)</small>", page)
-    assert rows == [(name, arm.label.replace("<", "&lt;").replace(">", "&gt;")) for name, arm in ARMS.items()]
+    told = [(name, arm.label.replace("<", "&lt;").replace(">", "&gt;")) for name, arm in ARMS.items()]
+    assert rows == [*told, *told], "in the table of arms and in that of the sets"
     assert re.findall(r'<th class="n">(zeta|my-own.2|selected|alpha)</th>', page) == list(ARMS)
     # A Selector's scores are looked at rather than agreement's, and all arms are judged.
     assert metrics["select"]["select/threshold"] == 0.7 and "<dt>scored for</dt><dd>selected</dd>" in page
@@ -462,7 +507,7 @@ def test_settings_are_those_that_are_given(whole: tuple[Path, Json, str]) -> Non
 def test_pictures_are_there_and_not_blank(whole: tuple[Path, Json, str]) -> None:
     found = {path.stem: path for path in (whole[0] / "report").glob("*/*.png")}
     plots = {"accuracy", "reward", "selection", "scores", "wrong_labels", "training", "speed", "gain", "confusion"}
-    assert set(found) == plots | {"actors", "best", "worst", "masks_best", "masks_worst"}
+    assert set(found) == plots | {"actors", "best", "worst", "masks_best", "masks_worst", "scenes"}
     for path in found.values():
         image = cv2.imread(str(path))
         assert image is not None and image.shape[1] > 600, path
@@ -472,7 +517,7 @@ def test_pictures_are_there_and_not_blank(whole: tuple[Path, Json, str]) -> None
 def test_page_needs_nothing_else_and_escapes(whole: tuple[Path, Json, str]) -> None:
     page = whole[2]
     assert "http" not in page
-    assert page.count("<img ") == 14
+    assert page.count("<img ") == 15
     assert all(target.startswith("data:image/png;base64,") for target in re.findall(r'(?:src|href)="([^"]*)"', page))
     assert "<b>.mp4" not in page and "a&#34;&lt;b&gt;.mp4" in page
     for text in ("run &lt;1&gt;", "a &lt;source&gt; video", "/&lt;videos&gt;", "wave $x$ &amp; &lt;b&gt;"):
@@ -517,7 +562,7 @@ def test_verdict_does_not_claim_too_much(tmp_path: Path, top1: dict[str, list[fl
 
 def test_a_diverged_run_shows(tmp_path: Path) -> None:
     parts = evaluated({"real": [0.3, 0.4]})
-    parts["results"]["loss"] = [1.0, np.nan]
+    parts["results"].loc[parts["results"]["set"] == "real", "loss"] = [1.0, np.nan]
     loss = numbers(tables(**parts), tmp_path)["arms"]["real"]["classifier/loss"]
     assert loss == {"mean": None, "std": None, "interval95": None, "n": 2, "values": {"0": 1.0, "1": None}}
 

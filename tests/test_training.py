@@ -35,6 +35,7 @@ from l2a_ray.classifier.training import TrainingRun, train_classifiers
 from l2a_ray.classifier.zoo import build_network, load_network
 from l2a_ray.composites.composite import CompositeSettings
 from l2a_ray.composites.loader import SampleLoader
+from l2a_ray.composites.scenes import clip_sets
 from l2a_ray.composites.schedule import COMPOSITES, REAL, Schedule, Stream, stack
 from l2a_ray.errors import LeakError, SettingError, StageError, StorageError
 from l2a_ray.pairs.labels import Labels
@@ -157,10 +158,10 @@ def test_finished_runs_are_not_trained_again(store: ClipStore, pairs: str, train
 
 @pytest.mark.ray
 def test_evaluation_of_a_trained_model(store: ClipStore, trained: Path, tmp_path: Path) -> None:
-    evaluate_model(trained / "real-0" / "model.safetensors", store, SETTINGS, tmp_path)
+    evaluate_model(trained / "real-0" / "model.safetensors", store, SETTINGS, clip_sets(store, "test"), tmp_path)
     (_, metrics), *others = pd.read_parquet(tmp_path / "metrics.parquet").iterrows()
     predictions = pd.read_parquet(tmp_path / "predictions.parquet")
-    assert not others and list(metrics.index) == ["top1", "top5", "loss", "clips"]
+    assert not others and list(metrics.index) == ["set", "top1", "top5", "loss", "clips", "left_out"]
     assert metrics["clips"] == len(predictions) == 6 and metrics["top1"] == metrics["top5"] == 1
     assert predictions["id"].to_list() == store.rows("test")["id"].to_list()
     assert (predictions["predicted"] == predictions["label"]).all()

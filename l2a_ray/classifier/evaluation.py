@@ -1,61 +1,70 @@
 """Accuracy and loss of a trained classifier on clips that it has not seen. Axes: N clips, V views, L classes."""
 
+from collections.abc import Callable, Sequence
+
 import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from l2a_ray.classifier.features import read_clips
-from l2a_ray.classifier.settings import CENTRE, ClassifierSettings, EvaluateSettings
+from l2a_ray.classifier.features import read_samples
+from l2a_ray.classifier.settings import CENTRE, ClassifierSettings, Looks
 from l2a_ray.classifier.step import predict
 from l2a_ray.classifier.zoo import load_network
-from l2a_ray.errors import StageError, owned_by
+from l2a_ray.composites.scenes import ClipSet
+from l2a_ray.errors import owned_by
 from l2a_ray.prepare.store import ClipStore
 from l2a_ray.storage.files import AnyPath, write_bytes
-from l2a_ray.videos.splits import Role, may
 
 
 def evaluate_model(
     model: AnyPath,
     store: ClipStore,
     settings: ClassifierSettings,
+    sets: Sequence[ClipSet],
     out: AnyPath,
-    looks: EvaluateSettings = CENTRE,
-    role: Role = "test",
+    looks: Looks = CENTRE,
+    seen: Callable[[int], object] = lambda clips: None,
 ) -> None:
-    """Test a classifier on the clips of one role, on this process's GPU if it has one.
+    """Test a classifier on some sets of clips, on this process's GPU if it has one.
 
-    Writes ``predictions.parquet`` (a row a clip: id, label, predicted label, the predicted label's probability) and
-    ``metrics.parquet`` (one row: top1, top5 in [0, 1], loss, the mean cross-entropy in nats, and the number of clips).
+    Writes ``predictions.parquet`` (a row a clip: set, id, label, background, predicted label, the predicted label's
+    probability) and ``metrics.parquet`` (a row a set: set, top1, top5 in [0, 1], loss, the mean cross-entropy in nats,
+    the number of clips, and of those left out). A set without clips has no accuracy and no loss: NaN.
 
     Args:
         model: its ``model.safetensors``.
         store: the prepared clips.
         settings: those it was trained with.
+        sets: the clips.
         out: folder to write to.
         looks: the views of each clip, whose probabilities are averaged; by default its centre crop and middle frames.
-        role: of the clips: `test`, or `validate` for those of D_val.
+        seen: told how many more clips were tested.
 
     Raises:
-        StageError: the store has no such clips.
-        StorageError: the model's file is missing, damaged or of another network.
+        StorageError: the model's file is missing, damaged or of another network, or a clip's is.
     """
-    index = store.columns("id", "label", "split")
-    rows = index[may(index["split"], role)]
-    if rows.empty:
-        raise StageError(f"{store.root}: no clip for the role {role!r} was prepared; its failed.parquet says why")
-    ids, labels = rows["id"].to_list(), rows["label"].to_numpy(dtype=np.int64)
     with owned_by("network"):
         network = load_network(model, settings.network, len(store.classes))
     batch = settings.evaluation_batch
-    views = read_clips(store, ids, settings.crop, settings.frame_sampling, batch, looks)
-    parts = [predict(network, clips, batch) for clips in views]
-    logits = average(torch.cat(parts).double().numpy().reshape(len(ids), looks.views, -1))
-    predicted = logits.argmax(axis=1)
-    chances = np.exp(_log_softmax(logits))[np.arange(len(ids)), predicted].astype(np.float32)
-    predictions = pd.DataFrame({"id": ids, "label": labels, "predicted": predicted, "probability": chances})
-    write_bytes(out / "predictions.parquet", predictions.to_parquet(index=False))
-    write_bytes(out / "metrics.parquet", pd.DataFrame([score(logits, labels)]).to_parquet(index=False))
+    predictions, scores = [], []
+    for one in sets:
+        parts = [torch.empty(0, len(store.classes))]
+        for clips in read_samples(
+            store, one.samples, settings.crop, settings.frame_sampling, batch, looks, shown=one.name
+        ):
+            parts.append(predict(network, clips, batch))
+            seen(len(clips) // looks.views)
+        logits = average(torch.cat(parts).double().numpy().reshape(len(one.clips), looks.views, len(store.classes)))
+        labels = one.clips["label"].to_numpy(dtype=np.int64)
+        predicted = logits.argmax(axis=1)
+        chances = np.exp(_log_softmax(logits))[np.arange(len(labels)), predicted].astype(np.float32)
+        found = one.clips.assign(set=one.name, label=labels, predicted=predicted, probability=chances)
+        predictions.append(found[["set", "id", "label", "background", "predicted", "probability"]])
+        scores.append({"set": one.name} | score(logits, labels) | {"left_out": one.left_out})
+    table = pd.concat(predictions, ignore_index=True)
+    write_bytes(out / "predictions.parquet", table.to_parquet(index=False))
+    write_bytes(out / "metrics.parquet", pd.DataFrame(scores).to_parquet(index=False))
 
 
 def average(logits_NVL: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -69,7 +78,9 @@ def average(logits_NVL: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def score(logits_NL: NDArray[np.float64], labels: NDArray[np.int64]) -> dict[str, float]:
-    """Return top1 and top5 accuracy in [0, 1], the mean cross-entropy and the number of clips."""
+    """Return top1 and top5 accuracy in [0, 1], the mean cross-entropy, all NaN without clips, and their number."""
+    if not len(labels):
+        return dict.fromkeys(("top1", "top5", "loss"), float("nan")) | {"clips": 0}
     order = np.argsort(-logits_NL, axis=1, kind="stable")
     hits = order == labels[:, None]
     loss = -_log_softmax(logits_NL)[np.arange(len(labels)), labels].mean()

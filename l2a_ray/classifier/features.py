@@ -7,8 +7,10 @@ import torch
 from numpy.typing import NDArray
 
 from l2a_ray.classifier.network import Network
-from l2a_ray.classifier.settings import CENTRE, EvaluateSettings
+from l2a_ray.classifier.settings import CENTRE, Looks
 from l2a_ray.composites.frames import even_frames
+from l2a_ray.composites.loader import Sample
+from l2a_ray.composites.scenes import REAL, SHOWN, SetName
 from l2a_ray.composites.settings import ALL_FRAMES, FrameSampling
 from l2a_ray.composites.views import even_crops
 from l2a_ray.prepare.store import ClipStore
@@ -43,33 +45,36 @@ def read_clips(
     crop: int,
     sampling: FrameSampling = ALL_FRAMES,
     batch: int = BATCH,
-    looks: EvaluateSettings = CENTRE,
+    looks: Looks = CENTRE,
 ) -> Iterator[torch.Tensor]:
     """Yield the views of some clips that draw nothing, by default centre crops and middle frames, in order.
 
     Each is uint8 (up to ``batch``, T, crop, crop, C), with the views of a clip side by side and never apart.
     """
-    step = max(1, batch // looks.views)
-    for start in range(0, len(ids), step):
-        views = [_look(store, clip_id, crop, sampling, looks) for clip_id in ids[start : start + step]]
-        yield torch.from_numpy(np.concatenate(views))
+    return read_samples(store, [Sample(clip_id) for clip_id in ids], crop, sampling, batch, looks)
 
 
-def _look(
-    store: ClipStore, clip_id: str, crop: int, sampling: FrameSampling, looks: EvaluateSettings
-) -> NDArray[np.uint8]:
-    """Return the views of one clip, (V, T, crop, crop, C)."""
+def read_samples(
+    store: ClipStore,
+    samples: Sequence[Sample],
+    crop: int,
+    sampling: FrameSampling = ALL_FRAMES,
+    batch: int = BATCH,
+    looks: Looks = CENTRE,
+    shown: SetName = REAL,
+) -> Iterator[torch.Tensor]:
+    """Yield the same views of what a set of clips to test on shows of each sample."""
 
     def choice(stored: int) -> NDArray[np.int64]:
         return even_frames(stored, sampling, looks.clips).reshape(-1)
 
-    frames = store.read_parts(clip_id, ("frames",), choice)["frames"]
-    return _crops(frames, crop, looks)
+    step = max(1, batch // looks.views)
+    for start in range(0, len(samples), step):
+        clips = [SHOWN[shown](store, sample, choice) for sample in samples[start : start + step]]
+        yield torch.from_numpy(np.concatenate([_crops(clip, crop, looks) for clip in clips]))
 
 
-def look_at(
-    frames_THWC: NDArray[np.uint8], crop: int, sampling: FrameSampling, looks: EvaluateSettings
-) -> NDArray[np.uint8]:
+def look_at(frames_THWC: NDArray[np.uint8], crop: int, sampling: FrameSampling, looks: Looks) -> NDArray[np.uint8]:
     """Return the views of a clip, all of whose frames are at hand, (V, T, crop, crop, C).
 
     Raises:
@@ -78,5 +83,5 @@ def look_at(
     return _crops(frames_THWC[even_frames(len(frames_THWC), sampling, looks.clips).reshape(-1)], crop, looks)
 
 
-def _crops(frames_THWC: NDArray[np.uint8], crop: int, looks: EvaluateSettings) -> NDArray[np.uint8]:
+def _crops(frames_THWC: NDArray[np.uint8], crop: int, looks: Looks) -> NDArray[np.uint8]:
     return np.concatenate([even_crops(clip, crop, looks.crops) for clip in np.split(frames_THWC, looks.clips)])

@@ -152,8 +152,8 @@ class ClassifierSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateSettings:
-    """How many looks at each test clip the classifiers get; the probabilities of a clip are their mean."""
+class Looks:
+    """How many looks at each clip a classifier gets; the probabilities of a clip are their mean."""
 
     clips: int = 1
     """Samples of `classifier.frames` frames, evenly spread over the video; more than 1 need more stored frames than one
@@ -170,7 +170,33 @@ class EvaluateSettings:
         return self.clips * self.crops
 
 
-CENTRE = EvaluateSettings()
+CENTRE = Looks()
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateSettings(Looks):
+    """What classifiers are tested on beside the test clips as they are, and how many looks at each clip they get."""
+
+    scenes: int = 2
+    """Scenes of other classes that each test clip's actor is set before; 0: not tested. Ours: one costs as much as the
+    test split itself, two halve the luck of the draw."""
+    stripes: bool = True
+    """Whether test clips' actors are set before stripes, moving (SCUBA) and still (SCUFO); costs as much as the test
+    split twice. Origin: Li et al., ICCV 2023."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check(self, scenes=at_least(0))
+
+    @property
+    def looks(self) -> Looks:
+        """The looks alone."""
+        return Looks(clips=self.clips, crops=self.crops)
+
+    @property
+    def sets(self) -> int:
+        """How many times the test split's clips are tested, in all."""
+        return 1 + self.scenes + 2 * self.stripes
 
 
 @dataclass(frozen=True, kw_only=True)

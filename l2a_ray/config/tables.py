@@ -88,7 +88,8 @@ def _kinds(hint: Any) -> set[type]:
 
 def _table(section: Section) -> str:
     about = parse_from_object(section.kind)
-    meanings = {entry.arg_name: entry.description or "" for entry in about.params}
+    kinds = [kind for kind in reversed(section.kind.__mro__) if dataclasses.is_dataclass(kind)]
+    meanings = {one.arg_name: one.description or "" for kind in kinds for one in parse_from_object(kind).params}
     hints = get_type_hints(section.kind)
     rows = []
     for field in dataclasses.fields(section.kind):

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from l2a_ray.classifier.evaluation import average
 from l2a_ray.classifier.features import look_at
 from l2a_ray.classifier.network import Network
-from l2a_ray.classifier.settings import CENTRE, MMACTION, EvaluateSettings, NetworkSettings
+from l2a_ray.classifier.settings import CENTRE, MMACTION, Looks, NetworkSettings
 from l2a_ray.classifier.step import predict
 from l2a_ray.classifier.zoo import load_network
 from l2a_ray.composites.settings import ALL_FRAMES, FrameSampling
@@ -54,7 +54,7 @@ class Classifier:
     crop: int
     about: Mapping[str, Any]
     sampling: FrameSampling = ALL_FRAMES
-    looks: EvaluateSettings = CENTRE
+    looks: Looks = CENTRE
 
     @property
     def frames(self) -> int:
@@ -132,7 +132,7 @@ def save_classifier(
     crop: int,
     about: Mapping[str, Any],
     sampling: FrameSampling = ALL_FRAMES,
-    looks: EvaluateSettings = CENTRE,
+    looks: Looks = CENTRE,
 ) -> None:
     """Write what :func:`load_classifier` reads: ``model.safetensors`` and, last, ``model.json``.
 
@@ -191,7 +191,7 @@ def load_classifier(
         network = build(NetworkSettings, metadata["network"])
         decode = build(DecodeSettings, metadata["decode"])
         sampling = build(FrameSampling, metadata["sampling"])
-        looks = build(EvaluateSettings, metadata["evaluate"])
+        looks = build(Looks, metadata["evaluate"])
         classes, crop, digest = tuple(map(str, metadata["classes"])), int(metadata["crop"]), metadata["digest"]
     except (KeyError, TypeError, ValueError, SettingError) as error:
         cause = f"does not describe a classifier ({type(error).__name__}: {error})"

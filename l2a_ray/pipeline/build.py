@@ -189,7 +189,7 @@ class Pipeline:
     @cache  # noqa: B019
     def validate(self, arm: str, seed: int) -> Validate:
         """What that classifier does on D_val."""
-        return Validate(train=self.train(arm, seed), evaluate=self.settings.evaluate)
+        return Validate(train=self.train(arm, seed), evaluate=self.settings.evaluate.looks)
 
     @cached_property
     def recommend(self) -> Recommend:

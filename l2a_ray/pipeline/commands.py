@@ -18,6 +18,11 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 MODEL = "model"
 """Folder of the run in which the recommended classifier is left."""
+OTHER_SETS = {
+    "classifier/top1_scenes": "before other scenes",
+    "classifier/top1_stripes": "before stripes",
+    "classifier/top1_still": "still before stripes (lower is better)",
+}
 
 
 def prepare(settings: Settings, refresh: bool = False) -> AnyPath:
@@ -113,7 +118,13 @@ def _report(pipeline: Pipeline) -> AnyPath:
     for arm, summary in metrics["arms"].items():
         top1 = summary["classifier/top1"]
         spread = "" if top1["std"] is None else f" +- {100 * top1['std']:.1f} (standard deviation of {top1['n']} seeds)"
-        logger.info("%s: %.1f %% of the test clips right%s", arm, 100 * top1["mean"], spread)
+        others = [
+            f"{meaning} {100 * summary[name]['mean']:.1f} %"
+            for name, meaning in OTHER_SETS.items()
+            if name in summary and summary[name]["mean"] is not None
+        ]
+        told = "".join([spread, "; of their actors ", ", ".join(others)] if others else [spread])
+        logger.info("%s: %.1f %% of the test clips right%s", arm, 100 * top1["mean"], told)
     _tell_clips(store)
     _tell_left_out(tables.left_out)
     logger.info("report: %s", out / "index.html")
@@ -199,7 +210,7 @@ def _hand_over(pipeline: Pipeline) -> list[str]:
             train.classifier.crop,
             about,
             train.classifier.frame_sampling,
-            settings.evaluate,
+            settings.evaluate.looks,
         )
     return [*lines, f"model: {out}, trained on {train.classifier.train_on}; `l2a predict` asks it about videos"]
 

@@ -11,12 +11,13 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from l2a_ray.composites.composite import CompositeSettings
 from l2a_ray.composites.mixes import pasted
 from l2a_ray.deploy.choose import tell
-from l2a_ray.outputs.report.by_class import CONFUSED
+from l2a_ray.outputs.report.by_class import CONFUSED, baseline
 from l2a_ray.outputs.report.disagreement_sheet import draw_disagreements
 from l2a_ray.outputs.report.figures import NAMED_CLASSES, Picture
 from l2a_ray.outputs.report.mask_pictures import draw_masks
 from l2a_ray.outputs.report.masks import look_at_masks
 from l2a_ray.outputs.report.plots import best_arm, draw_plots
+from l2a_ray.outputs.report.scene_sheet import TITLES, draw_scenes
 from l2a_ray.outputs.report.sheets import draw_sheets
 from l2a_ray.outputs.report.spread import Json
 from l2a_ray.outputs.report.tables import PARTS, RunTables, summarise
@@ -53,6 +54,7 @@ def write_report(tables: RunTables, store: ClipStore, composite: CompositeSettin
     pictures = draw_plots(tables, metrics, store.classes, out / "plots")
     pictures |= draw_masks(masks, metrics["masks"], store, plane, out)
     pictures |= draw_disagreements(metrics, store, out / "sheets")
+    pictures |= draw_scenes(tables.predictions, store, out / "sheets")
     if shown := next(iter(tables.scored), None):
         own = tables.arms[shown.arm].composite or composite
         pictures |= draw_sheets(shown.pairs, shown.worst, store, own, out / "sheets")
@@ -86,11 +88,13 @@ def render(tables: RunTables, metrics: Json, store: ClipStore, pictures: dict[st
             recommended=[] if tables.recommendation is None else tell(tables.recommendation),
             arms=list(metrics["arms"]),
             best=best_arm(metrics) if metrics["arms"] else None,
+            sets={name: title for name, title in TITLES.items() if name in metrics["sets"]},
+            baseline=baseline(tables.arms),
             meaning={name: arm.label for name, arm in tables.arms.items()},
             parts=PARTS,
             confused=_confused(metrics["arms"]) if len(store.classes) > NAMED_CLASSES else [],
             disagreed=_disagreed(metrics["disagreements"], store),
-            per_class=_per_class(tables.predictions, metrics, store.classes),
+            per_class=_per_class(tables.real_predictions, metrics, store.classes),
             failed=store.failed.to_dict("records"),
             pictures=pictures,
             tables=tables,

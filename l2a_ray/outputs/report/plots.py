@@ -41,8 +41,8 @@ def draw_plots(tables: RunTables, metrics: Json, classes: tuple[str, ...], folde
     plain, arms = baseline(tables.arms), metrics["arms"]
     if plain and any(value for about in arms.values() for value in about.get("gain", {}).values()):
         keep("gain", *class_plots.gain(arms, plain, tables.colour))
-    if tables.predictions is not None and arms and len(classes) <= NAMED_CLASSES:
-        shares = {arm: confusion(tables.predictions, arm, len(classes)) for arm in arms}
+    if tables.real_predictions is not None and arms and len(classes) <= NAMED_CLASSES:
+        shares = {arm: confusion(tables.real_predictions, arm, len(classes)) for arm in arms}
         keep("confusion", *class_plots.confusions(shares, classes))
     return drawn
 

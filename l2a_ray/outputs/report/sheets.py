@@ -1,5 +1,6 @@
 """What a pair is made of, and contact sheets of it: a row a pair. Axes: T time, H height, W width, C channel."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -88,7 +89,11 @@ def draw_sheets(
 def draw_sheet(pairs: pd.DataFrame, store: ClipStore, settings: CompositeSettings) -> Figure:
     """Draw pairs (columns foreground, background and, if they are scored, score) from top to bottom."""
     loader = ClipLoader(store, settings)
-    rows = [_row(pair, loader) for pair in pairs.itertuples()]
+    return draw_rows([_row(pair, loader) for pair in pairs.itertuples()])
+
+
+def draw_rows(rows: Sequence[tuple[str, Sequence[Tile]]]) -> Figure:
+    """Draw rows of named tiles, each under its caption; at least one, and the same names in every row."""
     # A tall video must not stretch the sheet without end.
     heights = [TILE * min(2.0, tiles[0][1].shape[0] / tiles[0][1].shape[1]) for _, tiles in rows]
     header = [name for name, _ in rows[0][1]]

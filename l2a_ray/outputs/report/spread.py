@@ -59,3 +59,21 @@ def compare(results: pd.DataFrame, order: Sequence[str]) -> Json | None:
         clear = about["interval95"] is not None and about["mean"] > about["interval95"]
         against[name] = about | {"clear": clear}
     return {"best": best, "against": against}
+
+
+def over(top1: pd.DataFrame, arm: str, other: str) -> Json | None:
+    """Return how far an arm lies above another, seed by seed; None if they share no seed.
+
+    Args:
+        top1: accuracies, a row a seed, a column an arm.
+        arm: one.
+        other: another.
+
+    Returns:
+        As ``spread``, and ``clear``: whether the 95 % interval of the difference leaves out zero.
+    """
+    difference = (top1[arm] - top1[other]).dropna()
+    if difference.empty:
+        return None
+    about = spread(difference)
+    return about | {"clear": about["interval95"] is not None and abs(about["mean"]) > about["interval95"]}

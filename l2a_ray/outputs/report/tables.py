@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from l2a_ray.composites.scenes import REAL
 from l2a_ray.config.arms import OTHER_COLOURS, Arm
 from l2a_ray.outputs.report.by_class import baseline, confused, confusion, count_disagreements, disagreements, gains
 from l2a_ray.outputs.report.masks import SHOWN, summarise_masks
-from l2a_ray.outputs.report.spread import Json, compare, mean_of, spread
+from l2a_ray.outputs.report.spread import Json, compare, mean_of, over, spread
 from l2a_ray.outputs.report.truth import judge
 from l2a_ray.pairs.truth import mark_wrong
 from l2a_ray.prepare.store import NO_BACKGROUND, NO_FOREGROUND, ClipStore
@@ -60,8 +61,8 @@ class RunTables:
         history: the Selectors' training, one row a step, with the column seed.
         selections: the pairs of each arm and seed.
         curves: the classifiers' training, with columns arm and seed.
-        results: arm, seed, top1, top5, loss, clips.
-        predictions: arm, seed, id, label, predicted, probability.
+        results: arm, seed, set, top1, top5, loss, clips, left_out: a row a set of test clips.
+        predictions: arm, seed, set, id, label, background, predicted, probability.
         recommendation: which classifier is handed over, as ``l2a_ray.deploy.choose`` describes it.
         truth: path and bad of the training videos, if the data set tells.
         missing: class_name, name and part of the published clips that have no file.
@@ -92,6 +93,11 @@ class RunTables:
         """The selections of the arm whose scores are looked at."""
         return scored(self.selections, self.arms)
 
+    @property
+    def real_predictions(self) -> pd.DataFrame | None:
+        """The predictions of the test clips as they are."""
+        return None if self.predictions is None else self.predictions[self.predictions["set"] == REAL]
+
     def colour(self, arm: str) -> str:
         """Return the colour in which an arm is drawn in every plot."""
         chosen = {one.colour.lower() for one in self.arms.values()}
@@ -113,7 +119,8 @@ def summarise(tables: RunTables, store: ClipStore, masks: pd.DataFrame) -> Json:
     Everything that a clock has touched is under the key ``timing``; the rest is equal for equal runs.
     """
     metrics: Json = {"data": _data(store, tables.missing), "match": {}, "selector": {}, "select": {}, "truth": {}}
-    metrics |= {"masks": summarise_masks(masks, store.classes), "arms": {}, "disagreements": {}, "comparison": None}
+    metrics |= {"masks": summarise_masks(masks, store.classes), "arms": {}, "sets": {}, "disagreements": {}}
+    metrics["comparison"] = None
     metrics["recommendation"] = tables.recommendation
     if tables.neighbours is not None:
         ordered = tables.neighbours.sort_values(["class_name", "similarity"], ascending=[True, False])
@@ -125,10 +132,12 @@ def summarise(tables: RunTables, store: ClipStore, masks: pd.DataFrame) -> Json:
     if tables.truth is not None:
         metrics["truth"] = _truth(tables, tables.truth, store)
     if tables.results is not None:
-        metrics["arms"] = _arms(tables.results, tables.predictions, store.classes, tables.arms)
-        metrics["comparison"] = compare(tables.results, list(tables.arms))
-    if tables.predictions is not None:
-        metrics["disagreements"] = _disagreements(tables.predictions, store, list(tables.arms))
+        real = tables.results[tables.results["set"] == REAL]
+        metrics["arms"] = _arms(real, tables.real_predictions, store.classes, tables.arms)
+        metrics["sets"] = _sets(tables.results, metrics["arms"], tables.arms)
+        metrics["comparison"] = compare(real, list(tables.arms))
+    if tables.real_predictions is not None:
+        metrics["disagreements"] = _disagreements(tables.real_predictions, store, list(tables.arms))
     metrics["timing"] = _timing(tables)
     clean: Json = _finite(metrics)
     return clean
@@ -200,6 +209,21 @@ def _arms(
         if plain in arms and arm != plain:
             about["gain"] = gains(predictions, arm, plain, classes)
     return arms
+
+
+def _sets(results: pd.DataFrame, arms: Json, order: Mapping[str, Arm]) -> Json:
+    """Return what each set of test clips holds; tell each arm of ``arms`` how it does on them."""
+    sets: Json = {}
+    plain = baseline(order)
+    for name, rows in results.groupby("set", sort=False):
+        sets[str(name)] = {f"sets/{column}": int(rows[column].iloc[0]) for column in ("clips", "left_out")}
+        top1 = rows.pivot(index="seed", columns="arm", values="top1")
+        for arm, about in arms.items():
+            if name != REAL:
+                about[f"classifier/top1_{name}"] = spread(top1[arm].reindex(rows.loc[rows["arm"] == arm, "seed"]))
+            if plain in arms and arm != plain:
+                about.setdefault("over_real", {})[name] = over(top1, arm, str(plain))
+    return sets
 
 
 def _disagreements(predictions: pd.DataFrame, store: ClipStore, order: Sequence[str]) -> Json:

@@ -1,10 +1,11 @@
 """From pairs to classifiers, what they are worth, which one is recommended, and composites as files."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
-from l2a_ray.classifier.settings import ClassifierSettings, EvaluateSettings, WorkerSettings
+from l2a_ray.classifier.settings import ClassifierSettings, EvaluateSettings, Looks, WorkerSettings
 from l2a_ray.composites.settings import CompositeSettings
 from l2a_ray.fields import setting
 from l2a_ray.outputs.settings import ExportSettings
@@ -16,9 +17,12 @@ from l2a_ray.pipeline.stages.together import jobs_of, samples, train_together
 from l2a_ray.storage.files import AnyPath, write_json
 
 if TYPE_CHECKING:
+    from l2a_ray.composites.scenes import ClipSet
     from l2a_ray.planning.counts import Counts
+    from l2a_ray.prepare.store import ClipStore
     from l2a_ray.runtime.cluster import Phase
-    from l2a_ray.videos.splits import Role
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -75,25 +79,36 @@ class OfClassifier(Stage):
     """A stage that looks at a classifier."""
 
     train: Train
-    evaluate: EvaluateSettings = field(default_factory=EvaluateSettings)
+    evaluate: Looks
 
     @property
     def title(self) -> str:
         return f"{self.name}/{self.train.arm}-{self.train.seed}"
 
-    def _test(self, inputs: Inputs, out: AnyPath, role: "Role") -> None:
-        from l2a_ray.classifier.evaluation import evaluate_model
+    def sets(self, store: "ClipStore") -> "list[ClipSet]":
+        """Return the clips that it is tested on."""
+        raise NotImplementedError
 
-        model = inputs.folder(self.train) / "model.safetensors"
-        store = open_store(inputs, self.train.prepare)
-        evaluate_model(model, store, self.train.classifier, out, self.evaluate, role)
+    def work(self, inputs: Inputs, out: AnyPath) -> None:
+        raise NotImplementedError("work_all does it")
 
     @classmethod
     def work_all(cls, jobs: Sequence[Job], inputs: Inputs) -> None:
+        from l2a_ray.classifier.evaluation import evaluate_model
         from l2a_ray.runtime.progress import Bar
 
-        for job in Bar(jobs, desc=cls.name, unit="model"):
-            job.stage.work(inputs, job.folder)
+        first = jobs[0].stage
+        assert isinstance(first, OfClassifier)
+        store = open_store(inputs, first.train.prepare)
+        sets = first.sets(store)
+        if lost := [f"{one.name} {one.left_out}" for one in sets if one.left_out]:
+            about = "left out, for want of an actor in most frames or of a scene of another class and source"
+            logger.warning("%s: of %d clips %s: %s", cls.name, len(sets[0].clips), about, ", ".join(lost))
+        with Bar(total=len(jobs) * sum(len(one.clips) for one in sets), desc=cls.name, unit="clip") as bar:
+            for stage, folder in jobs_of(OfClassifier, jobs):
+                if sets:
+                    model = inputs.folder(stage.train) / "model.safetensors"
+                    evaluate_model(model, store, stage.train.classifier, sets, folder, stage.evaluate, bar.update)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -101,12 +116,16 @@ class Evaluate(OfClassifier):
     """What a classifier does on the test split, which nothing before has seen."""
 
     name: ClassVar[str] = "evaluate"
+    version: ClassVar[int] = 2
+    evaluate: EvaluateSettings = field(default_factory=EvaluateSettings)
 
     def size(self, counts: "Counts") -> float:
-        return counts.test * self.evaluate.views
+        return counts.test * self.evaluate.views * self.evaluate.sets
 
-    def work(self, inputs: Inputs, out: AnyPath) -> None:
-        self._test(inputs, out, "test")
+    def sets(self, store: "ClipStore") -> "list[ClipSet]":
+        from l2a_ray.composites.scenes import clip_sets
+
+        return clip_sets(store, "test", self.evaluate.scenes, self.evaluate.stripes)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -114,13 +133,15 @@ class Validate(OfClassifier):
     """What a classifier does on D_val, by which one is chosen; nothing if no clip is there."""
 
     name: ClassVar[str] = "validate"
+    evaluate: Looks = field(default_factory=Looks)
 
     def size(self, counts: "Counts") -> float:
         return counts.val * self.evaluate.views
 
-    def work(self, inputs: Inputs, out: AnyPath) -> None:
-        if not open_store(inputs, self.train.prepare).rows("val").empty:
-            self._test(inputs, out, "validate")
+    def sets(self, store: "ClipStore") -> "list[ClipSet]":
+        from l2a_ray.composites.scenes import clip_sets
+
+        return [] if store.rows("val").empty else clip_sets(store, "validate")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -151,7 +151,8 @@ class TrainSelector(SeededStage):
             # been worth; the rest of a step is cheap.
             seen = self.env.pairs / (1 if self.selector.credit == "pair" else 2)
             return steps + held * (1 - exp(-steps * seen / held))
-        return steps * (self.env.pairs + min(self.env.validation_clips, counts.val))
+        judged = min(self.env.validation_clips, counts.val) * (2 if self.env.validation == "both" else 1)
+        return steps * (self.env.pairs + judged)
 
     def work(self, inputs: Inputs, out: AnyPath) -> None:
         from envs.making import ENVIRONMENT, relative_files

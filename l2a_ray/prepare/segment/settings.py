@@ -74,6 +74,8 @@ class PeopleSettings:
     """Least confidence of a body point that counts, in [0, 1]. Ours."""
     points: int = 4
     """Body points of 17 that a person needs at least. Ours."""
+    stride: int = 2
+    """Frames from one whose points are looked for to the next; the others are looked at where these are. Ours."""
     neighbours: int = 2
     """Frames before and after that help where a frame's own points are unsure. Ours."""
     grow: float = 2.1
@@ -93,6 +95,7 @@ class PeopleSettings:
             self,
             score=share,
             points=within(1, 17),
+            stride=at_least(1, "frames"),
             neighbours=at_least(0, "frames"),
             grow=at_least(1),
             person=share,

@@ -16,6 +16,7 @@ from l2a_ray.prepare.segment.people.graph import Graph
 from l2a_ray.prepare.segment.settings import PeopleSettings
 
 Floats = NDArray[np.float64]
+POINTS = 17
 _SHOULDERS, _HIPS = slice(5, 7), slice(11, 13)
 _NEAR = 1.8  # added to distances, in cells: MoveNet's own constant
 _SMALLEST = 16.0  # side of the square around the points, pixels

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from l2a_ray.prepare.segment.base import Instances, people
 from l2a_ray.prepare.segment.detect import without_specks
 from l2a_ray.prepare.segment.people.graph import Graph
-from l2a_ray.prepare.segment.people.points import crops, find_points
+from l2a_ray.prepare.segment.people.points import POINTS, Floats, crops, find_points
 from l2a_ray.prepare.segment.settings import PeopleSettings
 from l2a_ray.videos.decode import Clip
 
@@ -45,7 +45,7 @@ class PeopleSegmenter:
         settings, frames = self._settings, clip.frames_THWC
         height, width = frames.shape[1:3]
         masks, scores = np.zeros(frames.shape[:3], np.bool_), np.zeros(len(frames), np.float32)
-        squares = crops(np.stack([find_points(self._points, frame) for frame in frames]), settings)
+        squares = crops(self._find_points(frames), settings)
         if squares is not None:
             looked = [self._look(frame, *square) for frame, square in zip(frames, squares, strict=True)]
             scores = np.array([person for _, person in looked], np.float32)
@@ -55,6 +55,13 @@ class PeopleSegmenter:
                 masks = np.stack([without_specks(found >= settings.mask, least) for found in agreed])
         shown = np.flatnonzero(masks.any(axis=(1, 2)))
         return people(masks[shown], shown, scores[shown], len(frames))
+
+    def _find_points(self, frames_THWC: NDArray[np.uint8]) -> Floats:
+        """Return the points of each frame, (T, K, 3), none where they are not looked for."""
+        points = np.zeros((len(frames_THWC), POINTS, 3))
+        for t in range(0, len(frames_THWC), self._settings.stride):
+            points[t] = find_points(self._points, frames_THWC[t])
+        return points
 
     def _look(self, frame_HWC: NDArray[np.uint8], x: float, y: float, side: float, lean: float) -> tuple[Map, float]:
         """Return each pixel's probability of being the person's, (H, W), and that of there being one."""
