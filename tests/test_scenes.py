@@ -17,10 +17,11 @@ from envs.pair_selection import EnvFiles, build_trial
 from envs.settings import EnvSettings
 from envs.trial import ClassifierTrial
 from l2a_ray.classifier import evaluation
-from l2a_ray.classifier.evaluation import evaluate_model
+from l2a_ray.classifier.evaluation import BackboneFeatures, evaluate_model
 from l2a_ray.classifier.features import read_samples
-from l2a_ray.classifier.network import save_network
-from l2a_ray.classifier.settings import CENTRE, ClassifierSettings, EvaluateSettings, Looks
+from l2a_ray.classifier.network import Network, save_network
+from l2a_ray.classifier.settings import CENTRE, ClassifierSettings, EvaluateSettings, Looks, NetworkSettings
+from l2a_ray.classifier.zoo import build_network
 from l2a_ray.composites.scenes import SEEN, SHOWN, clip_sets, other_scenes, still, stripes
 from l2a_ray.composites.settings import CompositeSettings, FrameSampling
 from l2a_ray.errors import StageError
@@ -163,6 +164,42 @@ def test_clips_that_cannot_serve_are_left_out_and_counted(tmp_path: Path) -> Non
     actors = {ids[f"{n}.mp4"] for n in (2, 3, 4, 5)}
     assert set(scenes.clips["id"]) == set(moving.clips["id"]) == set(standing.clips["id"]) == actors
     assert set(scenes.clips["background"]) == {ids[f"{n}.mp4"] for n in (0, 1, 2, 4, 5)}
+
+
+def test_clips_go_once_through_a_frozen_backbone_that_classifiers_share(
+    store: ClipStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks, sets, calls = Looks(crops=3), clip_sets(store, "test", 1, True), list[int]()
+    run = Network.run_backbone
+
+    def counted(network: Network, clips: Tensor) -> Tensor:
+        calls.append(len(clips))
+        return run(network, clips)
+
+    monkeypatch.setattr(Network, "run_backbone", counted)
+    settings = ClassifierSettings(network=NetworkSettings(name="small3d", width=4), crop=20, evaluation_batch=8)
+    frozen, network = replace(settings, freeze=("backbone",)), build_network(settings.network, 3)
+    kept, total = BackboneFeatures(), 3 * 4 * 12  # views of the clips of four sets
+
+    def test(settings: ClassifierSettings, kept: BackboneFeatures | None) -> tuple[bytes, ...]:
+        calls.clear()
+        save_network(tmp_path / "model.safetensors", network)
+        evaluate_model(tmp_path / "model.safetensors", store, settings, sets, tmp_path, looks, kept=kept)
+        return tuple((tmp_path / name).read_bytes() for name in ("metrics.parquet", "predictions.parquet"))
+
+    found = []
+    for number, seen in enumerate((total, 0)):
+        nn.init.normal_(network.head.weight, generator=torch.Generator().manual_seed(number))
+        expected = test(settings, kept)
+        assert sum(calls) == total and len(kept) == 4 * 12 * number, "it was free to learn"
+        found.append(test(frozen, kept))
+        assert found[-1] == expected and sum(calls) == seen
+    assert found[0] != found[1]
+    next(network.backbone.parameters()).data.normal_()  # another backbone
+    test(frozen, kept)
+    assert sum(calls) == total
+    test(frozen, BackboneFeatures(memory=100))
+    assert sum(calls) == total
 
 
 def test_one_class_has_no_other_scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,13 +1,15 @@
 """Accuracy and loss of a trained classifier on clips that it has not seen. Axes: N clips, V views, L classes."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 
 import numpy as np
 import pandas as pd
 import torch
+from cachetools import LRUCache
 from numpy.typing import NDArray
 
 from l2a_ray.classifier.features import read_samples
+from l2a_ray.classifier.network import Network, backbone_digest
 from l2a_ray.classifier.settings import CENTRE, ClassifierSettings, Looks
 from l2a_ray.classifier.step import predict
 from l2a_ray.classifier.zoo import load_network
@@ -15,6 +17,17 @@ from l2a_ray.composites.scenes import ClipSet
 from l2a_ray.errors import owned_by
 from l2a_ray.prepare.store import ClipStore
 from l2a_ray.storage.files import AnyPath, write_bytes
+
+
+class BackboneFeatures(LRUCache[Hashable, NDArray[np.float32]]):
+    """What a frozen backbone made of the clips tested last, (V, F) a clip, for all classifiers that share it.
+
+    Args:
+        memory: bytes that they may take.
+    """
+
+    def __init__(self, memory: int = 2**30) -> None:
+        super().__init__(memory, getsizeof=lambda features: features.nbytes)
 
 
 def evaluate_model(
@@ -25,6 +38,7 @@ def evaluate_model(
     out: AnyPath,
     looks: Looks = CENTRE,
     seen: Callable[[int], object] = lambda clips: None,
+    kept: BackboneFeatures | None = None,
 ) -> None:
     """Test a classifier on some sets of clips, on this process's GPU if it has one.
 
@@ -40,21 +54,19 @@ def evaluate_model(
         out: folder to write to.
         looks: the views of each clip, whose probabilities are averaged; by default its centre crop and middle frames.
         seen: told how many more clips were tested.
+        kept: of classifiers tested before, to which this adds where the backbone is frozen; None: none.
 
     Raises:
         StorageError: the model's file is missing, damaged or of another network, or a clip's is.
     """
     with owned_by("network"):
         network = load_network(model, settings.network, len(store.classes))
-    batch = settings.evaluation_batch
     predictions, scores = [], []
     for one in sets:
         parts = [torch.empty(0, len(store.classes))]
-        for clips in read_samples(
-            store, one.samples, settings.crop, settings.frame_sampling, batch, looks, shown=one.name
-        ):
-            parts.append(predict(network, clips, batch))
-            seen(len(clips) // looks.views)
+        for part in _predictions(network, store, settings, one, looks, kept):
+            parts.append(part)
+            seen(len(part) // looks.views)
         logits = average(torch.cat(parts).double().numpy().reshape(len(one.clips), looks.views, len(store.classes)))
         labels = one.clips["label"].to_numpy(dtype=np.int64)
         predicted = logits.argmax(axis=1)
@@ -65,6 +77,41 @@ def evaluate_model(
     table = pd.concat(predictions, ignore_index=True)
     write_bytes(out / "predictions.parquet", table.to_parquet(index=False))
     write_bytes(out / "metrics.parquet", pd.DataFrame(scores).to_parquet(index=False))
+
+
+def _predictions(
+    network: Network,
+    store: ClipStore,
+    settings: ClassifierSettings,
+    one: ClipSet,
+    looks: Looks,
+    kept: BackboneFeatures | None,
+) -> Iterator[torch.Tensor]:
+    """Yield logits of some clips after the other, with the views of a clip side by side."""
+    batch, sampling = settings.evaluation_batch, settings.frame_sampling
+    if kept is None or "backbone" not in settings.freeze:
+        for clips in read_samples(store, one.samples, settings.crop, sampling, batch, looks, shown=one.name):
+            yield predict(network, clips, batch)
+        return
+    about = backbone_digest(network), settings.network, settings.crop, sampling, looks, one.name
+    step = max(1, batch // looks.views)
+    for start in range(0, len(one.samples), step):
+        samples = one.samples[start : start + step]
+        keys = [(about, sample) for sample in samples]
+        known = [kept[key] for key in keys if key in kept]
+        if len(known) < len(keys):
+            (clips,) = read_samples(store, samples, settings.crop, sampling, batch, looks, shown=one.name)
+            known = np.split(_features(network, clips), len(samples))
+            if kept.maxsize >= sum(features.nbytes for features in known):
+                kept.update(zip(keys, known, strict=True))
+        yield predict(network.head, torch.from_numpy(np.concatenate(known)), batch)
+
+
+def _features(network: Network, clips: torch.Tensor) -> NDArray[np.float32]:
+    network.eval()
+    with torch.inference_mode():
+        found: NDArray[np.float32] = network.features(clips.to(network.mean.device)).cpu().numpy()
+    return found
 
 
 def average(logits_NVL: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -3,7 +3,6 @@
 Axes: B samples, V views of a sample, T time, H height, W width, C channel, F features, L classes.
 """
 
-import hashlib
 from collections.abc import Generator, Hashable, Mapping
 from contextlib import closing
 from typing import NamedTuple
@@ -14,7 +13,7 @@ from cachetools import LRUCache
 from numpy.typing import NDArray
 
 from l2a_ray.classifier.feed import Place, Source, make_batches
-from l2a_ray.classifier.network import Network
+from l2a_ray.classifier.network import Network, backbone_digest
 from l2a_ray.classifier.settings import NetworkSettings
 from l2a_ray.composites.schedule import Drawn, Stacked
 
@@ -58,7 +57,14 @@ class FrozenFeed:
 
     def __init__(self, network: Network, settings: NetworkSettings, source: Source, kept: KeptFeatures) -> None:
         self._network, self._source, self._kept = network, source, kept
-        self._about = _digest(network), settings, source.crop, source.sampling, source.augment, source.schedule.seed
+        self._about = (
+            backbone_digest(network),
+            settings,
+            source.crop,
+            source.sampling,
+            source.augment,
+            source.schedule.seed,
+        )
 
     def __call__(self, first: int, last: int, rank: int, workers: int) -> Generator[Stacked, None, None]:
         """Yield what :func:`~l2a_ray.classifier.feed.feed` does, but with features (B, F) in the place of clips."""
@@ -121,12 +127,3 @@ def _stack(batch: list[Drawn], known: list[Known]) -> Stacked:
     labels = [one.label for one in known for _ in one.features]
     features = np.concatenate([one.features for one in known])
     return Stacked(features, np.stack(labels), np.array(names), np.array(views))
-
-
-def _digest(network: Network) -> str:
-    """Return what tells backbones of different weights apart."""
-    digest = hashlib.blake2b(digest_size=16)
-    for name, value in network.backbone.state_dict().items():
-        digest.update(name.encode())
-        digest.update(value.cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()

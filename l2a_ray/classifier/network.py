@@ -3,6 +3,7 @@
 Axes: B clips in a batch, T time, H height, W width, C channel, F features, L classes.
 """
 
+import hashlib
 from collections.abc import Callable, Sequence
 from typing import NoReturn, Self
 
@@ -145,6 +146,15 @@ def save_network(path: AnyPath, network: Network) -> None:
     """
     weights = {name: value.cpu().contiguous() for name, value in network.state_dict().items()}
     write_bytes(path, safetensors.torch.save(weights))
+
+
+def backbone_digest(network: Network) -> str:
+    """Return what tells backbones of different weights apart."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name, value in network.backbone.state_dict().items():
+        digest.update(name.encode())
+        digest.update(value.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def check_input(network: Network, name: str, frames: int, size: int, field: str = "name") -> None:

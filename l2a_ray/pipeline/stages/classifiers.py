@@ -94,7 +94,7 @@ class OfClassifier(Stage):
 
     @classmethod
     def work_all(cls, jobs: Sequence[Job], inputs: Inputs) -> None:
-        from l2a_ray.classifier.evaluation import evaluate_model
+        from l2a_ray.classifier.evaluation import BackboneFeatures, evaluate_model
         from l2a_ray.runtime.progress import Bar
 
         first = jobs[0].stage
@@ -104,11 +104,12 @@ class OfClassifier(Stage):
         if lost := [f"{one.name} {one.left_out}" for one in sets if one.left_out]:
             about = "left out, for want of an actor in most frames or of a scene of another class and source"
             logger.warning("%s: of %d clips %s: %s", cls.name, len(sets[0].clips), about, ", ".join(lost))
+        kept = BackboneFeatures()
         with Bar(total=len(jobs) * sum(len(one.clips) for one in sets), desc=cls.name, unit="clip") as bar:
             for stage, folder in jobs_of(OfClassifier, jobs):
                 if sets:
                     model = inputs.folder(stage.train) / "model.safetensors"
-                    evaluate_model(model, store, stage.train.classifier, sets, folder, stage.evaluate, bar.update)
+                    evaluate_model(model, store, stage.train.classifier, sets, folder, stage.evaluate, bar.update, kept)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
