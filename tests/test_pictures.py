@@ -12,6 +12,7 @@ from matplotlib.container import BarContainer
 from matplotlib.figure import Figure
 from test_report import CLASSES, evaluated, make_store, report, tables
 
+from l2a_ray.composites.composite import CompositeSettings
 from l2a_ray.config.arms import Arm
 from l2a_ray.outputs.report import masks as masks_module
 from l2a_ray.outputs.report.by_class import baseline, confused, confusion, count_disagreements, disagreements, gains
@@ -287,7 +288,8 @@ def disagreeing() -> dict[str, Any]:
     parts = evaluated({"mine": [0.5, 0.5], "other": [0.5, 0.5]})
     rows = [("mine", seed, "04clip", 1, 1) for seed in (0, 1)] + [("other", seed, "04clip", 1, 0) for seed in (0, 1)]
     rows += [("mine", seed, "05clip", 2, 0) for seed in (0, 1)] + [("other", seed, "05clip", 2, 2) for seed in (0, 1)]
-    return parts | {"predictions": predicted(*rows)}
+    others = parts["predictions"].query("set != 'real'")
+    return parts | {"predictions": pd.concat([predicted(*rows).assign(set="real", background=""), others])}
 
 
 ARMS = {"mine": Arm(pairs="none"), "other": Arm(pairs="random")}
@@ -307,7 +309,7 @@ def test_the_page_shows_what_the_arms_disagree_on(tmp_path: Path) -> None:
 
 def test_a_clip_that_is_lost_is_left_off_the_sheet(tmp_path: Path) -> None:
     run, store = tables(arms=ARMS, **disagreeing()), make_store(tmp_path)
-    metrics = summarise(run, store, look_at_masks(store, "objects"))
+    metrics = summarise(run, store, look_at_masks(store, "objects"), CompositeSettings())
     widths = []
     for clip in ("04clip", "05clip"):
         (picture,) = draw_disagreements(metrics, store, tmp_path).values()

@@ -21,6 +21,7 @@ from l2a_ray.outputs.report.sheets import draw_sheet
 from l2a_ray.outputs.report.spread import Json, compare, mean_of, spread
 from l2a_ray.outputs.report.tables import RunTables, Selection, summarise
 from l2a_ray.outputs.report.truth import auc, auc_by_class
+from l2a_ray.outputs.report.variety import collapsed, in_use, variety
 from l2a_ray.pairs.truth import mark_wrong, read_truth
 from l2a_ray.prepare.segment.base import Planes
 from l2a_ray.prepare.store import (
@@ -183,7 +184,7 @@ def report(run: RunTables, root: Path) -> tuple[Json, str]:
 
 def numbers(run: RunTables, root: Path) -> Json:
     store = make_store(root / "prepare")
-    return summarise(run, store, look_at_masks(store, "objects"))
+    return summarise(run, store, look_at_masks(store, "objects"), CompositeSettings())
 
 
 @pytest.fixture(scope="module")
@@ -193,6 +194,35 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Json, str]:
     (root / "report/plots").mkdir(parents=True)
     (root / "report/plots/of_an_older_report.png").touch()
     return root, *report(make_whole(root), root)
+
+
+def test_variety_counts_clips_and_says_who_uses_few() -> None:
+    index = pd.DataFrame({"id": ["a", "b", "c", "d"], "foreground_ratio": [0.1, 0.2, 0.3, 0.4], "people_ratio": 0.0})
+    even = pd.DataFrame({"foreground": ["a", "b", "c", "d"] * 2, "background": ["a"] * 4 + ["b"] * 4})
+    found = variety(even, index, CompositeSettings(alpha=1.0))
+    assert found == {
+        "pairs": 8,
+        "foregrounds": 4,
+        "foregrounds_in_use": 4.0,
+        "backgrounds": 2,
+        "backgrounds_in_use": 2.0,
+        "lambda_low": pytest.approx(0.1),
+        "lambda_median": pytest.approx(0.25),
+        "lambda_high": pytest.approx(0.4),
+    }
+    assert in_use(pd.Series(["a"] * 3 + ["b"])) == pytest.approx(1 / (0.75**2 + 0.25**2))
+    people = variety(even, index, CompositeSettings(objects="people"))
+    assert people["lambda_high"] == 0
+    for unlike in (
+        CompositeSettings(mix_labels=False),
+        CompositeSettings(kind="cutmix"),
+        CompositeSettings(region="boxes"),
+    ):
+        assert "lambda_low" not in variety(even, index, unlike)
+    few = variety(even.assign(foreground=["a"] * 7 + ["b"]), index, CompositeSettings())
+    (said,) = collapsed({"random": found, "selected": few}, "random")
+    assert said.startswith("selected: its pairs use foreground clips as if there were 1 of them, random pairs 4")
+    assert not collapsed({"selected": few}, None) and not collapsed({"random": found, "other": found}, "random")
 
 
 def test_spread_is_what_one_gets_by_hand() -> None:
@@ -414,7 +444,7 @@ def test_arms_of_any_name_stand_in_the_order_given(tmp_path: Path) -> None:
     assert re.findall(r"points above ([\w.-]*\w)", words[1]) == ["zeta", "selected", "alpha"]
     rows = re.findall(r"<tr[^>]*>\n<td>([^<]+)<small>([^<]*)</small>", page)
     told = [(name, arm.label.replace("<", "&lt;").replace(">", "&gt;")) for name, arm in ARMS.items()]
-    assert rows == [*told, *told], "in the table of arms and in that of the sets"
+    assert rows == [*told, *told, *told[:3]], "in the tables of arms, of sets, and of arms with pairs"
     assert re.findall(r'<th class="n">(zeta|my-own.2|selected|alpha)</th>', page) == list(ARMS)
     # A Selector's scores are looked at rather than agreement's, and all arms are judged.
     assert metrics["select"]["select/threshold"] == 0.7 and "<dt>scored for</dt><dd>selected</dd>" in page

@@ -108,7 +108,7 @@ def report(settings: Settings) -> AnyPath:
 
 
 def _report(pipeline: Pipeline) -> AnyPath:
-    from l2a_ray.outputs.report import write_report
+    from l2a_ray.outputs.report import few_clips, write_report
     from l2a_ray.pipeline.gather import gather
 
     out = pipeline.settings.folder / "report"
@@ -127,6 +127,8 @@ def _report(pipeline: Pipeline) -> AnyPath:
         logger.info("%s: %.1f %% of the test clips right%s", arm, 100 * top1["mean"], told)
     _tell_clips(store)
     _tell_left_out(tables.left_out)
+    for line in few_clips(tables, metrics):
+        logger.warning("%s", line)
     logger.info("report: %s", out / "index.html")
     return out
 

@@ -21,6 +21,7 @@ from l2a_ray.outputs.report.scene_sheet import TITLES, draw_scenes
 from l2a_ray.outputs.report.sheets import draw_sheets
 from l2a_ray.outputs.report.spread import Json
 from l2a_ray.outputs.report.tables import PARTS, RunTables, summarise
+from l2a_ray.outputs.report.variety import collapsed
 from l2a_ray.prepare.store import ClipStore
 from l2a_ray.storage.files import AnyPath, read_bytes, write_bytes, write_json
 
@@ -47,7 +48,7 @@ def write_report(tables: RunTables, store: ClipStore, composite: CompositeSettin
     """
     plane = pasted(composite)
     masks = look_at_masks(store, plane)
-    metrics = summarise(tables, store, masks)
+    metrics = summarise(tables, store, masks, composite)
     write_json(out / "metrics.json", metrics)
     for old in (*out.glob("plots/*.png"), *out.glob("sheets/*.png")):
         old.unlink()
@@ -90,6 +91,7 @@ def render(tables: RunTables, metrics: Json, store: ClipStore, pictures: dict[st
             best=best_arm(metrics) if metrics["arms"] else None,
             sets={name: title for name, title in TITLES.items() if name in metrics["sets"]},
             baseline=baseline(tables.arms),
+            collapsed=few_clips(tables, metrics),
             meaning={name: arm.label for name, arm in tables.arms.items()},
             parts=PARTS,
             confused=_confused(metrics["arms"]) if len(store.classes) > NAMED_CLASSES else [],
@@ -101,6 +103,12 @@ def render(tables: RunTables, metrics: Json, store: ClipStore, pictures: dict[st
             made=[_origin(record) for record in tables.made],
         )
     )
+
+
+def few_clips(tables: RunTables, metrics: Json) -> list[str]:
+    """Say which arms' pairs use far fewer clips than random pairs do."""
+    random = next((name for name in metrics["variety"] if tables.arms[name].pairs == "random"), None)
+    return collapsed(metrics["variety"], random)
 
 
 def _origin(record: Json) -> Json:

@@ -13,11 +13,13 @@ import numpy as np
 import pandas as pd
 
 from l2a_ray.composites.scenes import REAL
+from l2a_ray.composites.settings import CompositeSettings
 from l2a_ray.config.arms import OTHER_COLOURS, Arm
 from l2a_ray.outputs.report.by_class import baseline, confused, confusion, count_disagreements, disagreements, gains
 from l2a_ray.outputs.report.masks import SHOWN, summarise_masks
 from l2a_ray.outputs.report.spread import Json, compare, mean_of, over, spread
 from l2a_ray.outputs.report.truth import judge
+from l2a_ray.outputs.report.variety import variety
 from l2a_ray.pairs.truth import mark_wrong
 from l2a_ray.prepare.store import NO_BACKGROUND, NO_FOREGROUND, ClipStore
 
@@ -113,8 +115,11 @@ def scored(selections: Sequence[Selection], arms: Mapping[str, Arm]) -> Sequence
     return [one for one in selections if one.arm == first]
 
 
-def summarise(tables: RunTables, store: ClipStore, masks: pd.DataFrame) -> Json:
-    """Boil a run down to the content of ``metrics.json``; ``masks`` is what ``look_at_masks`` saw of the clips.
+def summarise(tables: RunTables, store: ClipStore, masks: pd.DataFrame, composite: CompositeSettings) -> Json:
+    """Boil a run down to the content of ``metrics.json``.
+
+    ``masks`` is what ``look_at_masks`` saw of the clips; ``composite`` is how pairs are composited by arms that do not
+    say.
 
     Everything that a clock has touched is under the key ``timing``; the rest is equal for equal runs.
     """
@@ -129,6 +134,7 @@ def summarise(tables: RunTables, store: ClipStore, masks: pd.DataFrame) -> Json:
         metrics["selector"] = mean_of(_selector(rows) for _, rows in tables.history.groupby("seed"))
     if tables.scored:
         metrics["select"] = mean_of(_selection(one) for one in tables.scored)
+    metrics["variety"] = _variety(tables, store, composite)
     if tables.truth is not None:
         metrics["truth"] = _truth(tables, tables.truth, store)
     if tables.results is not None:
@@ -174,6 +180,14 @@ def _selection(one: Selection) -> Json:
     if one.sample is not None:
         metrics["select/mean_score_random"] = one.sample["score"].mean()
     return metrics
+
+
+def _variety(tables: RunTables, store: ClipStore, composite: CompositeSettings) -> Json:
+    found: dict[str, list[Json]] = {}
+    for one in tables.selections:
+        own = tables.arms[one.arm].composite or composite
+        found.setdefault(one.arm, []).append(variety(one.pairs, store.index, own))
+    return {arm: mean_of(parts) for arm, parts in found.items()}
 
 
 def _truth(tables: RunTables, truth: pd.DataFrame, store: ClipStore) -> Json:
