@@ -48,8 +48,8 @@ from l2a_ray.pairs.vectors import ClipVectors, class_agreement, label_vectors
 from l2a_ray.prepare.store import ClipStore
 from l2a_ray.selector.file import load_selector
 from l2a_ray.selector.network import SelectorNetwork
+from l2a_ray.selector.rl.credit import credited_loss
 from l2a_ray.selector.rl.exploration import exploration_penalty
-from l2a_ray.selector.rl.reinforce import credited_loss
 from l2a_ray.selector.scoring import score_pairs
 from l2a_ray.storage.files import AnyPath
 from l2a_ray.storage.run import find_result

@@ -22,7 +22,7 @@ from l2a_ray.composites.composite import CompositeSettings
 from l2a_ray.composites.loader import Sample, SampleLoader
 from l2a_ray.composites.scenes import clip_sets
 from l2a_ray.composites.settings import ALL_FRAMES, FrameSampling
-from l2a_ray.errors import SettingError, StageError
+from l2a_ray.errors import StageError
 from l2a_ray.pairs.draw import draw_candidates
 from l2a_ray.pairs.table import ENDS, clip_rows
 from l2a_ray.pairs.vectors import ClipVectors, pair_observation
@@ -77,7 +77,7 @@ class PairSelectionEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.int8]]):
     - `vectors`: feature and label vector of each clip.
     - `foreground`, `background`: candidate pairs, as rows of `vectors`, of any integer type.
     - `settings`: EnvSettings.
-    - `credit`: whether `info` tells each pair's; of `tune="head"` only, where it is exact.
+    - `credit`: whether `info` tells each pair's: exact with `tune="head"`, of first order with `tune="all"`.
 
     `gymnasium.make(..., run=FOLDER)` builds all four from a run. All randomness comes from `reset(seed=...)`.
 
@@ -97,8 +97,6 @@ class PairSelectionEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.int8]]):
         settings: EnvSettings,
         credit: bool = False,
     ) -> None:
-        if credit and settings.tune != "head":
-            raise SettingError("tune", settings.tune, "must be head where each pair is credited: there it is exact")
         self._credit = credit
         self._trial, self._vectors, self._settings = trial, vectors, settings
         self._foreground, self._background = foreground, background
@@ -124,12 +122,14 @@ class PairSelectionEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.int8]]):
         """Composite the chosen pairs, train and validate the classifier, and draw the next pairs."""
         start = time.perf_counter()
         chosen = np.asarray(action, dtype=np.bool_)
-        pairs = self._pairs(self._state[chosen])
+        credit: dict[str, NDArray[np.float32]] = {}
         if self._settings.restart == "step":
             self._trial.reset()
-        credit = {"credit": self._trial.credit(self._pairs(self._state), chosen)} if self._credit else {}
-        outcome = self._trial.step(pairs, self.np_random)
-        reward, info = self._baseline - outcome.val_loss, self._info(outcome, len(pairs)) | credit
+        if self._credit:
+            outcome, credit["credit"] = self._trial.credited_step(self._pairs(self._state), chosen, self.np_random)
+        else:
+            outcome = self._trial.step(self._pairs(self._state[chosen]), self.np_random)
+        reward, info = self._baseline - outcome.val_loss, self._info(outcome, int(chosen.sum())) | credit
         self._baseline = moving_average(self._baseline, outcome.val_loss, self._settings.window)
         self._step += 1
         observation = self._draw()

@@ -13,13 +13,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from envs.credit import HeadStep, step_weights, turned, worth
+from envs.credit import HeadStep, NetworkStep, step_weights, turned, worth
 from envs.settings import EnvSettings
 from l2a_ray.classifier.network import Network
 from l2a_ray.classifier.step import balanced_weights, predict, train_step
 from l2a_ray.composites.loader import Sample, SampleLoader
 from l2a_ray.composites.scenes import ACTORS
-from l2a_ray.errors import SettingError
 
 BATCH = 64
 
@@ -106,43 +105,62 @@ class ClassifierTrial:
             return replace(self._last, seconds=Seconds())
         start = time.perf_counter()
         inputs, labels, composited = self._inputs(pairs, rng)
-        weights = balanced_weights(labels) if self._settings.balance else None
-        train_step(self._learner, self._optimizer, inputs, labels, weights)
-        trained = time.perf_counter()
-        outcome = self._validate()
-        seconds = Seconds(
-            composite=composited - start, train=trained - composited, validate=time.perf_counter() - trained
-        )
-        self._last = replace(outcome, seconds=seconds)
+        self._last = self._train(inputs, labels, start, composited, self._validate)
         return self._last
 
-    def credit(self, pairs: Sequence[Sample], chosen: NDArray[np.bool_]) -> NDArray[np.float32]:
-        """Return what choosing each pair is worth in the step to come, all other choices as they are; takes no step.
-
-        Of a frozen body only: there it is exact.
+    def credited_step(
+        self, pairs: Sequence[Sample], chosen: NDArray[np.bool_], rng: np.random.Generator
+    ) -> tuple[Outcome, NDArray[np.float32]]:
+        """Take the step on the chosen pairs, the same as without asking, and say what choosing each pair was worth.
 
         Args:
             pairs: of the state.
-            chosen: which of them the step is to be taken on, (B,).
+            chosen: which of them the step is taken on, (B,).
+            rng: as :meth:`step`.
 
         Returns:
-            float32 (B,), in nats: the loss without the pair less the loss with it; above 0 where it helps.
-
-        Raises:
-            SettingError: of ``env.learning_rate``: a loss is not finite.
+            What the step did; and float32 (B,), in nats: the loss without the pair less the loss with it, all other
+            choices as they are; above 0 where it helps. Of a head it is exact, of all weights of first order. Not
+            finite where a loss is not.
         """
-        assert isinstance(self._learner, nn.Linear)
-        inputs, labels, _ = self._inputs(pairs, None)
+        start = time.perf_counter()
         taken = torch.from_numpy(chosen)
+        inputs, labels, composited = self._inputs_of_state(pairs, taken, rng)
         weights = step_weights(turned(taken), labels, self._settings.balance)
-        step = HeadStep.of(self._learner, self._optimizer)
-        losses = step.losses(inputs, labels, weights, self._val_inputs, self._val_labels)
-        if not losses.isfinite().all():
-            raise SettingError(
-                "env.learning_rate", self._settings.learning_rate, "a step ends in no finite loss: lower it"
-            )
+        if isinstance(self._learner, nn.Linear):
+            head = HeadStep.of(self._learner, self._optimizer)
+            self._last = self._train(inputs[taken], labels[taken], start, composited, self._validate)
+            losses = head.losses(inputs, labels, weights, self._val_inputs, self._val_labels)
+        else:
+            whole = NetworkStep.of(self._learner, self._optimizer)
+            self._last = self._train(inputs[taken], labels[taken], start, composited, self._validate_with_gradient)
+            losses = whole.losses(self._learner, inputs, labels, weights, self._last.val_loss)
         credit: NDArray[np.float32] = worth(losses, taken).numpy()
-        return credit
+        return self._last, credit
+
+    def _train(
+        self, inputs: Tensor, labels: Tensor, start: float, composited: float, validate: Callable[[], Outcome]
+    ) -> Outcome:
+        """Take one SGD step, if there is anything to take it on, and validate."""
+        if len(inputs):
+            weights = balanced_weights(labels) if self._settings.balance else None
+            train_step(self._learner, self._optimizer, inputs, labels, weights)
+        trained = time.perf_counter()
+        outcome = validate()
+        seconds = Seconds(
+            composite=composited - start, train=trained - composited, validate=time.perf_counter() - trained
+        )
+        return replace(outcome, seconds=seconds)
+
+    def _inputs_of_state(
+        self, pairs: Sequence[Sample], taken: Tensor, rng: np.random.Generator
+    ) -> tuple[Tensor, Tensor, float]:
+        """Return as :meth:`_inputs`, of all pairs; for those not taken a copy of ``rng`` is drawn from."""
+        if self._seen is not None:
+            return self._inputs(pairs, None)
+        apart = deepcopy(rng)
+        loaded = [self._loader(pair, rng if used else apart) for pair, used in zip(pairs, taken.tolist(), strict=True)]
+        return *_stack(loaded), time.perf_counter()
 
     def _inputs(self, pairs: Sequence[Sample], rng: np.random.Generator | None) -> tuple[Tensor, Tensor, float]:
         """Return what the learner sees of the composites, their labels, and when the last of them was made.
@@ -164,7 +182,22 @@ class ClassifierTrial:
         return torch.stack(inputs), torch.stack(labels), composited
 
     def _validate(self) -> Outcome:
-        logits = predict(self._learner, self._val_inputs, BATCH)
+        return self._outcome(predict(self._learner, self._val_inputs, BATCH))
+
+    def _validate_with_gradient(self) -> Outcome:
+        """Validate, and leave the loss's gradient in the weights' ``grad``."""
+        self._learner.eval()
+        self._learner.zero_grad()
+        device, found = next(self._learner.parameters()).device, []
+        batches = zip(self._val_inputs.split(BATCH), self._val_labels.split(BATCH), strict=True)
+        for clips, labels in batches:
+            logits = self._learner(clips.to(device)).float()
+            loss = nn.functional.cross_entropy(logits, labels.to(device), reduction="sum") / len(self._val_labels)
+            loss.backward()  # type: ignore[no-untyped-call]
+            found.append(logits.detach().cpu())
+        return self._outcome(torch.cat(found))
+
+    def _outcome(self, logits: Tensor) -> Outcome:
         loss = nn.functional.cross_entropy(logits, self._val_labels)
         accuracy = (logits.argmax(dim=1) == self._val_labels).float().mean()
         return Outcome(val_loss=loss.item(), val_accuracy=accuracy.item())
@@ -208,7 +241,10 @@ def _as_it_is(clips_BTHWC: Tensor) -> Tensor:
 
 
 def _load(loader: SampleLoader, samples: Sequence[Sample], rng: np.random.Generator | None) -> tuple[Tensor, Tensor]:
-    loaded = [loader(sample, rng) for sample in samples]
+    return _stack([loader(sample, rng) for sample in samples])
+
+
+def _stack(loaded: Sequence[tuple[NDArray[np.uint8], NDArray[np.float32]]]) -> tuple[Tensor, Tensor]:
     return (
         torch.from_numpy(np.stack([frames for frames, _ in loaded])),
         torch.from_numpy(np.stack([label for _, label in loaded])),

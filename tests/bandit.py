@@ -19,11 +19,12 @@ OBSERVATIONS = spaces.Box(-np.inf, np.inf, (B, 2 * F + 2 * L), np.float32)
 class Bandit(gymnasium.Env[NDArray[np.float32], NDArray[np.int8]]):
     """A pair is good if its first feature is positive: choosing it lowers the loss by `sign` / B, another raises it.
 
-    The reward is the environment's own: R = delta - L. ``blind`` hides the pairs from the policy.
+    The reward is the environment's own: R = delta - L. ``blind`` hides the pairs from the policy. ``credit`` tells
+    what each pair is worth, its own part of the loss, times that.
     """
 
-    def __init__(self, sign: float = 1.0, blind: bool = False) -> None:
-        self.sign, self.blind = sign, blind
+    def __init__(self, sign: float = 1.0, blind: bool = False, credit: float | None = None) -> None:
+        self.sign, self.blind, self.credit = sign, blind, credit
         self.observation_space, self.action_space = OBSERVATIONS, spaces.MultiBinary(B)
 
     def reset(
@@ -38,10 +39,12 @@ class Bandit(gymnasium.Env[NDArray[np.float32], NDArray[np.int8]]):
         return np.zeros_like(self.state) if self.blind else self.state
 
     def step(self, action: NDArray[np.int8]) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
-        loss = -self.sign * float((action * np.where(self.state[:, 0] > 0, 1, -1)).mean())
+        worth = self.sign * np.where(self.state[:, 0] > 0, 1, -1) / B
+        loss = -float((action * worth).sum())
+        info = {} if self.credit is None else {"credit": (self.credit * worth).astype(np.float32)}
         reward, self.delta = self.delta - loss, moving_average(self.delta, loss, 5)
         self.left -= 1
-        return self.draw(), reward, False, self.left == 0, {}
+        return self.draw(), reward, False, self.left == 0, info
 
 
 def initial(seed: int = 0) -> SelectorNetwork:

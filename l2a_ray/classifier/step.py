@@ -41,14 +41,23 @@ def soft_cross_entropy(logits_BL: Tensor, labels_BL: Tensor, weights: Tensor | N
     return (losses * weights.to(losses.device)).sum()
 
 
-def balanced_weights(labels_BL: Tensor) -> Tensor:
+def balanced_weights(labels_BL: Tensor, taken: Tensor | None = None) -> Tensor:
     """Return each clip's share of the loss such that every class that occurs has the same share; they sum to 1.
 
     A clip of several labels takes its part of each: w_i = sum_l y_il / sum_j y_jl, divided by the number of classes.
+
+    Args:
+        labels_BL: float label distributions.
+        taken: which of the clips the step is taken on, (..., B), where the others' share is 0; None: all.
+
+    Returns:
+        float (B,), or (..., B) for each of the choices.
     """
-    mass = labels_BL.sum(dim=0)
-    share = labels_BL / mass.clamp(min=1e-12)
-    return share.sum(dim=1) / (mass > 0).sum()
+    taken = torch.ones(len(labels_BL)) if taken is None else taken.float()
+    mass = taken @ labels_BL
+    occurs = mass > 0
+    share = (occurs / mass.clamp(min=1e-12)) @ labels_BL.T
+    return taken * share / occurs.sum(dim=-1, keepdim=True).clamp(min=1)
 
 
 def train_step(

@@ -25,7 +25,7 @@ from l2a_ray.prepare.inpaint.settings import InpaintSettings
 from l2a_ray.prepare.segment.settings import SegmentSettings
 from l2a_ray.runtime.settings import RuntimeSettings
 from l2a_ray.runtime.tracking import TrackingSettings
-from l2a_ray.selector.rl.settings import SelectorSettings, check_credit
+from l2a_ray.selector.rl.settings import SelectorSettings
 from l2a_ray.selector.settings import WarmStartSettings
 from l2a_ray.storage.files import AnyPath, as_path
 from l2a_ray.videos.settings import DataSettings, DecodeSettings
@@ -113,8 +113,6 @@ class Settings:
         if self.evaluate.clips > 1 and self.classifier.frames in (None, self.decode.frames):
             reason = "must be 1 unless more frames are stored (decode.frames) than a sample shows (classifier.frames)"
             raise SettingError("evaluate.clips", self.evaluate.clips, reason)
-        with owned_by("selector"):
-            check_credit(self.selector, self.env.tune)
         kinds = (*resolve(self.arms), WORST, CANDIDATES)
         if unknown := [kind for kind in self.preview.which if kind not in kinds]:
             raise SettingError("preview.which", unknown[0], f"must be some of {', '.join(kinds)}")

@@ -12,10 +12,11 @@ from ray.tune.registry import register_env
 
 from envs.pair_selection import EnvFiles, PairSelectionEnv
 from l2a_ray.errors import SettingError
+from l2a_ray.selector.rl.credit import SURROGATES, crediting
 from l2a_ray.selector.rl.exploration import HIGH, LOW, WEIGHT, exploring
 from l2a_ray.selector.rl.module import SelectorModule
 from l2a_ray.selector.rl.reinforce import ReinforceConfig
-from l2a_ray.selector.rl.runner import CREDIT, SelectionRunner
+from l2a_ray.selector.rl.runner import SelectionRunner
 from l2a_ray.selector.rl.settings import SelectorSettings
 
 ENVIRONMENT = "l2a-pair-selection"  # RLlib's own registry, whose entries reach every env runner
@@ -96,14 +97,16 @@ def _with_options(config: AlgorithmConfig, settings: SelectorSettings) -> Algori
     except TypeError as error:
         reason = f"{settings.algorithm} does not take them ({error}); RLlib's documentation lists its options"
         raise SettingError("options", settings.options, reason) from error
+    learner = config.get_default_learner_class()
+    if settings.credit == "pair":
+        learner = crediting(learner, SURROGATES[settings.algorithm])
     return config.learners(
         num_learners=settings.learners,
         num_gpus_per_learner=settings.gpus_per_learner,
-        learner_class=exploring(config.get_default_learner_class()),
+        learner_class=exploring(learner),
         learner_config_dict={
             WEIGHT: settings.exploration,
             LOW: settings.exploration_low,
             HIGH: settings.exploration_high,
-            CREDIT: settings.credit == "pair",
         },
     )

@@ -17,7 +17,6 @@ from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 from ray.rllib.utils.metrics import ENV_RUNNER_RESULTS, LEARNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME
 
 from l2a_ray.selector.rl.module import SelectorModule
-from l2a_ray.selector.rl.runner import CREDIT
 
 
 class ReinforceConfig(AlgorithmConfig):
@@ -67,12 +66,7 @@ class ReinforceLearner(TorchLearner):
     def compute_loss_for_module(
         self, *, module_id: str, config: AlgorithmConfig, batch: dict[str, Any], fwd_out: dict[str, Any]
     ) -> torch.Tensor:
-        """Return -mean over steps of G log pi; log pi is summed over the pairs (Eq. 5).
-
-        Where each pair is credited, that takes the place of G: the gradient is of the same objective.
-        """
-        if config.learner_config_dict.get(CREDIT):
-            return credited_loss(fwd_out[Columns.ACTION_DIST_INPUTS], batch[CREDIT])
+        """Return -mean over steps of G log pi; log pi is summed over the pairs (Eq. 5)."""
         distribution = (
             self.module[module_id].get_train_action_dist_cls().from_logits(fwd_out[Columns.ACTION_DIST_INPUTS])
         )
@@ -82,17 +76,6 @@ class ReinforceLearner(TorchLearner):
 def reinforce_loss(log_probs: torch.Tensor, returns: torch.Tensor) -> torch.Tensor:
     """Return the loss whose gradient is minus Eq. 5, averaged over steps; both arguments hold one value a step."""
     return -(log_probs * returns).mean()
-
-
-def credited_loss(logits: torch.Tensor, credit: torch.Tensor) -> torch.Tensor:
-    """Return the loss that moves each pair's omega by what choosing it was worth; both are (steps, B).
-
-    J is linear in each omega_i while the other choices are as drawn, with slope credit_i, so the choice itself need not
-    be sampled: dJ / d omega_i = E[credit_i]. A state's credits are divided by their root mean square: what is learned
-    is which pairs are better, whatever the loss's scale. (Their deviation would not do: it is 0 where all are alike.)
-    """
-    scaled = credit / (credit.square().mean(dim=1, keepdim=True).sqrt() + 1e-8)
-    return -(logits.sigmoid() * scaled).sum(dim=1).mean()
 
 
 class Reinforce(Algorithm):

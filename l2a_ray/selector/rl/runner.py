@@ -17,13 +17,12 @@ from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
 from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED, NUM_ENV_STEPS_SAMPLED_LIFETIME
 
-from l2a_ray.errors import L2AError
+from l2a_ray.errors import L2AError, StageError
+from l2a_ray.selector.rl.credit import CREDIT
 from l2a_ray.selector.rl.distribution import IndependentBernoulli
 from l2a_ray.selector.rl.module import SelectorModule
 
 STEPS = "selection_steps"
-CREDIT = "credit"
-"""What the environment calls what each pair was worth, and a batch too."""
 
 
 class SelectionRunner(SingleAgentEnvRunner):
@@ -38,6 +37,7 @@ class SelectionRunner(SingleAgentEnvRunner):
     """
 
     failure: L2AError | None = None
+    _iteration = _done = 0
     module: SelectorModule
     _running: SingleAgentEpisode
     _environment: gymnasium.Env[NDArray[np.float32], NDArray[np.int8]]
@@ -56,6 +56,7 @@ class SelectionRunner(SingleAgentEnvRunner):
         nothing to the one before it but the weights: then a run that was stopped and resumed equals one that never
         stopped.
         """
+        self._iteration, self._done = iteration, 0
         mixed = np.random.SeedSequence([seed, self.worker_index or 0, iteration]).generate_state(1)[0]
         self._seed, self._needs_initial_reset = int(mixed), True
         torch.manual_seed(int(mixed))
@@ -109,6 +110,12 @@ class SelectionRunner(SingleAgentEnvRunner):
         told = {name: value[0].cpu().numpy() for name, value in outputs.items()}
         if CREDIT in info:  # so it reaches the learner: of infos a batch knows nothing
             told[CREDIT] = info.pop(CREDIT)
+            if not np.isfinite(told[CREDIT]).all():
+                raise StageError(
+                    f"what a pair was worth is infinite or NaN in step {self._done} of iteration {self._iteration}: the "
+                    "classifier's own step ends in no finite loss. Lower env.learning_rate"
+                )
+        self._done += 1
         episode.add_env_step(
             observation,
             mask,

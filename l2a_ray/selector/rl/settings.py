@@ -19,8 +19,8 @@ class SelectorSettings:
     """Further options of that algorithm, by RLlib's names, as `{num_epochs: 4, clip_param: 0.2}` for PPO."""
     credit: Literal["shared", "pair"] = "shared"
     """What each choice of a step learns from. `shared`: the step's reward (paper). `pair`: what the loss would have
-    been with that choice turned and all others as they were, which is exact with `env.tune=head` (difference rewards,
-    after COMA, https://arxiv.org/abs/1705.08926); of REINFORCE alone. Ours."""
+    been with that choice turned and all others as they were, exactly with `env.tune=head`, to first order with `all`
+    (difference rewards, after COMA, https://arxiv.org/abs/1705.08926). Ours."""
     learning_rate: float = 1e-4
     """Of Adam (ours, between DVRL's 1e-2 and ALBA's 1e-5; higher ones make the seeds less alike)."""
     discount: float = 0.0
@@ -85,23 +85,9 @@ class SelectorSettings:
         if self.algorithm in ("APPO", "IMPALA") and not self.env_runners:
             reason = f"{self.algorithm} learns while others sample: must be at least 1"
             raise SettingError("env_runners", self.env_runners, reason)
-
-
-def check_credit(settings: SelectorSettings, tune: str) -> None:
-    """Refuse credit for each pair where it cannot be had.
-
-    Raises:
-        SettingError: of ``credit``.
-    """
-    reason = None
-    if settings.algorithm != "REINFORCE":
-        reason = f"{settings.algorithm} learns from one reward a step. Choose algorithm=REINFORCE, or shared"
-    elif settings.discount > 0:
-        reason = "says what a choice was worth in its own step: discount must be 0"
-    elif tune != "head":
-        reason = "is exact with env.tune=head alone. Choose that, or shared"
-    if settings.credit == "pair" and reason:
-        raise SettingError("credit", settings.credit, reason)
+        if self.credit == "pair" and self.discount > 0:
+            reason = "says what a choice was worth in its own step: discount must be 0"
+            raise SettingError("credit", self.credit, reason)
 
 
 def _layers(sizes: tuple[int, ...]) -> str | None:
