@@ -331,7 +331,8 @@ def learn(
     settings: SelectorSettings, files: EnvFiles, out: Path, seed: int = 3
 ) -> tuple[dict[str, torch.Tensor], pd.DataFrame]:
     torch.manual_seed(0)
-    return training.learn(SelectorNetwork(5, 3, settings.hidden), files, settings, out, seed=seed)
+    trained = training.learn(SelectorNetwork(5, 3, settings.hidden), files, settings, out, seed=seed)
+    return trained.weights, trained.history
 
 
 @pytest.mark.ray

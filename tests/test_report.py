@@ -77,7 +77,7 @@ def tables(name: str = "run", arms: Mapping[str, Arm] = SHIPPED, **parts: Any) -
         "missing",
     )
     nothing: dict[str, Any] = dict.fromkeys(stages)
-    nothing |= {"selections": [], "config": "", "made": [], "notes": []}
+    nothing |= {"learned": {}, "selections": [], "config": "", "made": [], "notes": []}
     return RunTables(name=name, arms=arms, **(nothing | parts))
 
 
