@@ -123,7 +123,7 @@ class SelectionRunner(SingleAgentEnvRunner):
             outputs = {Columns.ACTION_DIST_INPUTS: policy.logits, Columns.ACTION_LOGP: policy.logp(drawn)}
         mask = drawn[0].cpu().numpy()
         environment = self._environment.unwrapped
-        if isinstance(environment, PairSelectionEnv):  # and not the tests' bandit
+        if hasattr(environment, "scores"):
             environment.scores = policy.logits[0].sigmoid().cpu().numpy()
         observation, reward, terminated, truncated, info = self._environment.step(mask)
         told = {name: value[0].cpu().numpy() for name, value in outputs.items()}
