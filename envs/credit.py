@@ -30,13 +30,19 @@ def turned(chosen_B: Tensor) -> Tensor:
 
 
 def worth(losses_K: Tensor, chosen_B: Tensor) -> Tensor:
-    """Return L without a pair less L with it, (B,), from the losses after steps on the masks of :func:`turned`."""
+    """Return L without a pair less L with it, (B,), from the losses after steps on the masks of :func:`turned`.
+
+    Of the losses of several clips, (1 + B, N), those of each: (B, N).
+    """
     change_B = losses_K[1:] - losses_K[0]
-    return torch.where(chosen_B, change_B, -change_B)
+    return torch.where(chosen_B.reshape(-1, *[1] * (losses_K.dim() - 1)), change_B, -change_B)
 
 
 def step_weights(masks_KB: Tensor, labels_BL: Tensor, balance: bool) -> Tensor:
-    """Return each pair's share of the loss of a step on each mask, (K, B); as ``balanced_weights`` if ``balance``."""
+    """Return each pair's share of the loss of a step on each mask, (K, B); as ``balanced_weights`` if ``balance``.
+
+    A mask may hold any weights from 0 on, too.
+    """
     if balance:
         return balanced_weights(labels_BL, masks_KB)
     masks_KB = masks_KB.float()
@@ -80,7 +86,13 @@ class HeadStep:
     def losses(
         self, inputs_BF: Tensor, labels_BL: Tensor, weights_KB: Tensor, val_inputs_NF: Tensor, val_labels_N: Tensor
     ) -> Tensor:
-        """Return the validation loss after a step on each mask, (K,); without a pair no step is taken.
+        """Return the validation loss after a step on each mask, (K,); without a pair no step is taken."""
+        return self.clip_losses(inputs_BF, labels_BL, weights_KB, val_inputs_NF, val_labels_N).mean(dim=1)
+
+    def clip_losses(
+        self, inputs_BF: Tensor, labels_BL: Tensor, weights_KB: Tensor, val_inputs_NF: Tensor, val_labels_N: Tensor
+    ) -> Tensor:
+        """Return the loss of each validation clip after a step on each mask, (K, N).
 
         The gradient is linear in the pairs' weights, so all masks are one product. Classes come first: sums over a few
         of them are slow where they come last.
@@ -98,7 +110,7 @@ class HeadStep:
             logits_LKN = still_LN[:, None] + drift_LN[:, None] * stepped_K1 - self.learning_rate * moved_LKN
             truth_1KN = val_labels_N.expand(1, len(some_KB), -1)
             loss_KN = logits_LKN.logsumexp(dim=0) - logits_LKN.gather(0, truth_1KN)[0]
-            losses.append(loss_KN.mean(dim=1))
+            losses.append(loss_KN)
         return torch.cat(losses)
 
 

@@ -14,8 +14,9 @@ import pandas as pd
 from gymnasium import spaces
 from numpy.typing import NDArray
 
+from envs.held_out import OBJECTIVE, Judged, Signal, agreement, hold_out
 from envs.settings import EnvSettings
-from envs.trial import ClassifierTrial, Outcome
+from envs.trial import ALL, WEIGHTED, ClassifierTrial, Outcome
 from l2a_ray.classifier.settings import NetworkSettings
 from l2a_ray.classifier.zoo import load_network
 from l2a_ray.composites.composite import CompositeSettings
@@ -72,6 +73,14 @@ class PairSelectionEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.int8]]):
     envs/trial.py). With `credit`, also what choosing each pair was worth, all other choices as they were (`credit`,
     float32 (B,), in nats): the validation loss without it less the loss with it.
 
+    Where part of D_val is held out (`env.held_out`), neither `val_loss` nor the reward knows of it; told are its mean
+    loss after the step (`held_out_loss`), at the classifier's start (`held_out_none`) and, with `tune="head"`, had the
+    step been taken on all B pairs alike (`held_out_all`) or on all weighted by `scores` (`held_out_weighted`); the same
+    of the rest (`val_none`, `val_all`, `val_weighted`); and `held_out_objective`, float32 (G,), a number for each of
+    its G source videos, whose mean is `held_out_weighted` less `held_out_all`: what the scores are good for, with the
+    luck of the state (a control variate) and of the mask taken out; or `held_out_loss`, where these are not told.
+    `scores`, float32 (B,), are the probabilities that the next action is drawn with, if whoever draws it sets them.
+
     ## Arguments
     - `trial`: the classifier on trial (envs/trial.py).
     - `vectors`: feature and label vector of each clip.
@@ -98,6 +107,7 @@ class PairSelectionEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.int8]]):
         credit: bool = False,
     ) -> None:
         self._credit = credit
+        self.scores: NDArray[np.float32] | None = None
         self._trial, self._vectors, self._settings = trial, vectors, settings
         self._foreground, self._background = foreground, background
         shape = (settings.pairs, 2 * vectors.clip_size)
@@ -125,10 +135,12 @@ class PairSelectionEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.int8]]):
         credit: dict[str, NDArray[np.float32]] = {}
         if self._settings.restart == "step":
             self._trial.reset()
+        pairs = self._pairs(self._state)
         if self._credit:
-            outcome, credit["credit"] = self._trial.credited_step(self._pairs(self._state), chosen, self.np_random)
+            outcome, credit["credit"] = self._trial.credited_step(pairs, chosen, self.np_random, self.scores)
         else:
-            outcome = self._trial.step(self._pairs(self._state[chosen]), self.np_random)
+            outcome = self._trial.compared_step(pairs, chosen, self.np_random, self.scores)
+        self.scores = None
         reward, info = self._baseline - outcome.val_loss, self._info(outcome, int(chosen.sum())) | credit
         self._baseline = moving_average(self._baseline, outcome.val_loss, self._settings.window)
         self._step += 1
@@ -150,7 +162,50 @@ class PairSelectionEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.int8]]):
             "val_accuracy": outcome.val_accuracy,
             "baseline": self._baseline,
             "num_selected": num_selected,
+            **self._held_out(outcome),
         }
+
+    def _held_out(self, outcome: Outcome) -> dict[str, Any]:
+        """Return what is told of the held-out part of D_val."""
+        at_start = self._trial.at_start
+        if outcome.held_out is None or at_start.held_out is None:
+            return {}
+        told: dict[str, Any] = {"held_out_loss": outcome.held_out.mean().item()}
+        told |= {"val_none": at_start.val_loss, "held_out_none": at_start.held_out.mean().item()}
+        objective_N = outcome.held_out
+        for name, (val, held_out) in outcome.instead.items():
+            told |= {f"val_{name}": val.mean().item(), f"held_out_{name}": held_out.mean().item()}
+        if outcome.instead:
+            objective_N = outcome.instead.get(WEIGHTED, (None, objective_N))[1] - outcome.instead[ALL][1]
+        assert self._trial.sources is not None
+        names, place_N = np.unique(self._trial.sources[1], return_inverse=True)
+        sums_G = np.bincount(place_N, weights=objective_N.numpy())
+        # Scaled so that the mean over sources is the one over clips, of which a source may have several.
+        told[OBJECTIVE] = (sums_G * (len(names) / len(objective_N))).astype(np.float32)
+        return told
+
+    def signal(self, states: int, seed: int) -> Signal | None:
+        """Return how well D_val and what is held out of it agree on the first states of an episode begun with a seed.
+
+        Half of each state's pairs are chosen, at random. Nothing is trained; the next `reset` must be given a seed.
+        None where only steps could tell, or nothing is held out.
+        """
+        if not self._trial.compares or self._trial.sources is None:
+            return None
+        rng, found = np.random.default_rng(seed), []
+        super().reset(seed=seed)
+        self._trial.reset()
+        for _ in range(states):
+            self._draw()
+            chosen = rng.random(self._settings.pairs) < 1 / 2
+            found.append(self._trial.credits_by_clip(self._pairs(self._state), chosen))
+        one, other = (
+            Judged(np.hstack([credit - credit.mean(axis=1, keepdims=True) for credit in part]), sources, labels)
+            for part, sources, labels in zip(
+                zip(*found, strict=True), self._trial.sources, self._trial.labels, strict=True
+            )
+        )
+        return agreement(one, other, rng)
 
     @classmethod
     def from_files(cls, config: dict[str, Any]) -> "PairSelectionEnv":
@@ -204,18 +259,37 @@ def build_trial(files: EnvFiles) -> ClassifierTrial:
         StageError: there is no validation clip, or none that can serve.
     """
     store = CachedClipStore(files.store, files.settings.clip_memory)
-    index = store.columns("id", "class_name", "split")
-    validation = validation_clips(index, files.settings.validation_clips, files.seed)
-    refuse_others(validation, index, "validate", "D_val")
-    scenes = [] if files.settings.validation == "real" else validation_scenes(store, validation)
+    rewarding, held_out = parts_of(files, store)
+    refuse_others([*rewarding, *held_out], store.columns("id", "split"), "validate", "D_val")
+    scenes, held_out_scenes = [], []
+    if files.settings.validation != "real":
+        # A part's actors are set before that part's scenes, so that the parts share no source.
+        scenes = validation_scenes(store, rewarding, alone=bool(held_out))
+        held_out_scenes = validation_scenes(store, held_out, alone=True) if held_out else []
+    if files.settings.validation == "scenes":
+        rewarding = held_out = []
     return ClassifierTrial(
         network=load_network(as_path(files.warm_start), files.network, len(store.classes)),
         num_classes=len(store.classes),
         loader=SampleLoader(store, files.composite, files.crop, sampling=files.sampling),
-        validation=[] if files.settings.validation == "scenes" else validation,
+        validation=rewarding,
         scenes=scenes,
+        held_out=[*map(Sample, held_out), *held_out_scenes],
         settings=files.settings,
     )
+
+
+def parts_of(files: EnvFiles, store: ClipStore) -> tuple[list[str], list[str]]:
+    """Return ids of the clips of D_val that give the reward, and of those held out of it, if any can be.
+
+    Raises:
+        StageError: there is no validation clip.
+    """
+    index = store.columns("id", "class_name", "group", "split")
+    chosen = set(validation_clips(index, files.settings.validation_clips, files.seed))
+    clips = index[index["id"].isin(chosen)]
+    held_out = hold_out(clips, files.settings.held_out)
+    return sorted(chosen.difference(held_out)), held_out
 
 
 def moving_average(delta: float, loss: float, window: int) -> float:
@@ -254,14 +328,23 @@ def validation_clips(index: pd.DataFrame, most: int, seed: int) -> list[str]:
     return sorted(chosen)
 
 
-def validation_scenes(store: ClipStore, validation: Sequence[str]) -> list[Sample]:
+def validation_scenes(store: ClipStore, validation: Sequence[str], alone: bool = False) -> list[Sample]:
     """Set the actor of each of these clips of D_val before a scene of another class of D_val, where that can be done.
+
+    Args:
+        store: the clips.
+        validation: ids of the clips.
+        alone: whether the scenes are of these clips too, not of any other clip of D_val.
 
     Raises:
         StageError: it can be done with none.
     """
-    (_, placed), chosen = clip_sets(store, "validate", scenes=1), set(validation)
+    chosen = set(validation)
+    _, placed = clip_sets(store, "validate", scenes=1, among=chosen if alone else None)
     if scenes := [sample for sample in placed.samples if sample.foreground in chosen]:
         return scenes
-    reason = "no clip of D_val has an actor and, of another class and source, a clip of D_val to lend a scene"
-    raise StageError(f"{store.root}: {reason}. Validate on D_val as it is (env.validation=real)")
+    what = f"{len(chosen)} clips of D_val" if alone else "D_val"
+    raise StageError(
+        f"{store.root}: no clip of {what} has an actor and, of another class and source among them, a clip to lend a "
+        f"scene. Validate on D_val as it is (env.validation=real){', or hold no part of it out' * alone}"
+    )

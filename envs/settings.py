@@ -38,6 +38,10 @@ class EnvSettings:
     another class of D_val (`scenes`, as `evaluate.scenes`), or all of these clips together (`both`). Paper: `real`."""
     validation_clips: int = 512
     """At most this many clips of D_val, classes evenly drawn, are validated on at each step (ours)."""
+    held_out: float = 0.25
+    """Share of D_val's clips, of source videos of their own, that give no reward: by them the weights that are kept are
+    chosen, and whether anything was learned is told. 0: none, and the last weights are kept (paper). Ours: a quarter
+    leaves most of the reward's clips, and the demo a dozen to judge by."""
     candidates: int = 100_000
     """At most this many candidate pairs, drawn evenly, are held in memory to draw states from (ours)."""
 
@@ -51,3 +55,5 @@ class EnvSettings:
         check(self, learning_rate=above(0), weight_decay=at_least(0))
         if not 0 <= self.momentum < 1:
             raise SettingError("momentum", self.momentum, "must be in [0, 1)")
+        if not 0 <= self.held_out < 1:
+            raise SettingError("held_out", self.held_out, "must be in [0, 1)")

@@ -4,7 +4,7 @@ Axes: B pairs, T time, H height, W width, C channel, F features, L classes, N va
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 
@@ -21,6 +21,7 @@ from l2a_ray.composites.loader import Sample, SampleLoader
 from l2a_ray.composites.scenes import ACTORS
 
 BATCH = 64
+ALL, WEIGHTED = "all", "weighted"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +47,11 @@ class Outcome:
 
     val_loss: float
     val_accuracy: float
+    held_out: Tensor | None = field(default=None, compare=False)
+    """Loss of each held-out clip, (N,); None where none is held out."""
+    instead: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict, compare=False)
+    """Loss of each clip, of D_val and held out of it, had the step been taken on ``ALL`` pairs of the state alike, or
+    on all ``WEIGHTED`` by their scores; empty where that was not asked."""
     seconds: Seconds = Seconds()
 
 
@@ -58,7 +64,10 @@ class ClassifierTrial:
         loader: turns a pair of clip ids into a composite and its label.
         validation: ids of the clips of D_val; what the learner sees of them is held in memory.
         scenes: of D_val too, actors before other clips' scenes; their labels are the actors'.
+        held_out: clips and scenes of D_val that the loss and the accuracy of validation do not see.
         settings: what is trained, and by which SGD step.
+
+    ``sources`` are the source videos of all clips validated on and of those held out; None where none are.
     """
 
     def __init__(
@@ -70,10 +79,12 @@ class ClassifierTrial:
         validation: Sequence[str],
         settings: EnvSettings,
         scenes: Sequence[Sample] = (),
+        held_out: Sequence[Sample] = (),
     ) -> None:
         self._loader, self._settings = loader, settings
         judged = SampleLoader(loader.store, ACTORS, loader.crop, loader.labels, loader.sampling)
-        clips, labels = _load(judged, [*map(Sample, validation), *scenes], None)
+        rewarding = [*map(Sample, validation), *scenes]
+        clips, labels = _load(judged, rewarding, None)
         self._body: Callable[[Tensor], Tensor] = _as_it_is
         self._learner: nn.Module = network
         self._seen: dict[Sample, tuple[Tensor, Tensor]] | None = None
@@ -84,8 +95,34 @@ class ClassifierTrial:
         self._start = deepcopy(self._learner.state_dict())
         self._val_inputs = _in_batches(self._body, clips)
         self._val_labels = labels.argmax(dim=1)
+        self.sources: tuple[list[str], list[str]] | None = None
+        if held_out:
+            index = loader.store.columns("id", "group").astype(str)
+            source = dict(zip(index["id"], index["group"], strict=True))
+            of_val, apart = ([source[sample.foreground] for sample in part] for part in (rewarding, held_out))
+            self.sources = of_val, apart
+            clips, labels = _load(judged, held_out, None)
+            self._held_out_inputs, self._held_out_labels = _in_batches(self._body, clips), labels.argmax(dim=1)
         self._outcome_at_start = self._validate()
         self.reset()
+
+    @property
+    def at_start(self) -> Outcome:
+        """The validation before any step."""
+        return self._outcome_at_start
+
+    @property
+    def labels(self) -> tuple[list[int], list[int]]:
+        """The labels of all clips validated on and, for a trial that ``compares``, of those held out."""
+        return self._val_labels.tolist(), self._held_out_labels.tolist()
+
+    @property
+    def compares(self) -> bool:
+        """Whether a step also tells what others of the same state would have come to: a head's does.
+
+        It costs no other step; but each pair of the state is composited, chosen or not, the first time it is seen.
+        """
+        return self.sources is not None and self._seen is not None
 
     def reset(self) -> Outcome:
         """Restore the start, with an optimiser that has no memory; return the validation there."""
@@ -108,8 +145,32 @@ class ClassifierTrial:
         self._last = self._train(inputs, labels, start, composited, self._validate)
         return self._last
 
+    def compared_step(
+        self,
+        pairs: Sequence[Sample],
+        chosen: NDArray[np.bool_],
+        rng: np.random.Generator,
+        scores: NDArray[np.float32] | None = None,
+    ) -> Outcome:
+        """Take the step on the chosen pairs of a state; where the trial ``compares``, also say what others had come to.
+
+        They are that on all pairs alike and, where ``scores`` are given, (B,), on all weighted by them.
+        """
+        taken = torch.from_numpy(chosen)
+        if not self.compares:
+            return self.step([pair for pair, used in zip(pairs, chosen, strict=True) if used], rng)
+        start = time.perf_counter()
+        inputs, labels, composited = self._inputs_of_state(pairs, taken, rng)
+        instead = self._instead(inputs, labels, scores)
+        self._last = self._train(inputs[taken], labels[taken], start, composited, self._validate)
+        return replace(self._last, instead=instead)
+
     def credited_step(
-        self, pairs: Sequence[Sample], chosen: NDArray[np.bool_], rng: np.random.Generator
+        self,
+        pairs: Sequence[Sample],
+        chosen: NDArray[np.bool_],
+        rng: np.random.Generator,
+        scores: NDArray[np.float32] | None = None,
     ) -> tuple[Outcome, NDArray[np.float32]]:
         """Take the step on the chosen pairs, the same as without asking, and say what choosing each pair was worth.
 
@@ -117,11 +178,12 @@ class ClassifierTrial:
             pairs: of the state.
             chosen: which of them the step is taken on, (B,).
             rng: as :meth:`step`.
+            scores: as :meth:`compared_step`.
 
         Returns:
-            What the step did; and float32 (B,), in nats: the loss without the pair less the loss with it, all other
-            choices as they are; above 0 where it helps. Of a head it is exact, of all weights of first order. Not
-            finite where a loss is not.
+            What the step did, as :meth:`compared_step`; and float32 (B,), in nats: the loss without the pair less the
+            loss with it, all other choices as they are; above 0 where it helps. Of a head it is exact, of all weights
+            of first order. Not finite where a loss is not.
         """
         start = time.perf_counter()
         taken = torch.from_numpy(chosen)
@@ -129,14 +191,48 @@ class ClassifierTrial:
         weights = step_weights(turned(taken), labels, self._settings.balance)
         if isinstance(self._learner, nn.Linear):
             head = HeadStep.of(self._learner, self._optimizer)
+            instead = self._instead(inputs, labels, scores) if self.compares else {}
             self._last = self._train(inputs[taken], labels[taken], start, composited, self._validate)
             losses = head.losses(inputs, labels, weights, self._val_inputs, self._val_labels)
         else:
-            whole = NetworkStep.of(self._learner, self._optimizer)
+            whole, instead = NetworkStep.of(self._learner, self._optimizer), {}
             self._last = self._train(inputs[taken], labels[taken], start, composited, self._validate_with_gradient)
             losses = whole.losses(self._learner, inputs, labels, weights, self._last.val_loss)
         credit: NDArray[np.float32] = worth(losses, taken).numpy()
-        return self._last, credit
+        return replace(self._last, instead=instead), credit
+
+    def credits_by_clip(
+        self, pairs: Sequence[Sample], chosen: NDArray[np.bool_]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Return what choosing each pair would be worth to each clip, (N, B): of D_val and of what is held out of it.
+
+        Nothing is trained. For a trial that ``compares``.
+        """
+        taken = torch.from_numpy(chosen)
+        inputs, labels, _ = self._inputs(pairs, None)
+        weights = step_weights(turned(taken), labels, self._settings.balance)
+        of_val, of_held_out = (worth(losses, taken).T for losses in self._head_losses(inputs, labels, weights))
+        return of_val.numpy(), of_held_out.numpy()
+
+    def _head_losses(self, inputs: Tensor, labels: Tensor, weights_KB: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the loss of each clip, (K, N), of D_val and of what is held out, after steps that are not taken."""
+        assert isinstance(self._learner, nn.Linear)
+        head = HeadStep.of(self._learner, self._optimizer)
+        return (
+            head.clip_losses(inputs, labels, weights_KB, self._val_inputs, self._val_labels),
+            head.clip_losses(inputs, labels, weights_KB, self._held_out_inputs, self._held_out_labels),
+        )
+
+    def _instead(
+        self, inputs: Tensor, labels: Tensor, scores: NDArray[np.float32] | None
+    ) -> dict[str, tuple[Tensor, Tensor]]:
+        """Return what a head's other steps would have come to, as :class:`Outcome` has it."""
+        masks = {ALL: torch.ones(len(labels))}
+        if scores is not None:
+            masks[WEIGHTED] = torch.from_numpy(scores)
+        weights = step_weights(torch.stack(list(masks.values())), labels, self._settings.balance)
+        losses = zip(*self._head_losses(inputs, labels, weights), strict=True)
+        return dict(zip(masks, losses, strict=True))
 
     def _train(
         self, inputs: Tensor, labels: Tensor, start: float, composited: float, validate: Callable[[], Outcome]
@@ -200,7 +296,11 @@ class ClassifierTrial:
     def _outcome(self, logits: Tensor) -> Outcome:
         loss = nn.functional.cross_entropy(logits, self._val_labels)
         accuracy = (logits.argmax(dim=1) == self._val_labels).float().mean()
-        return Outcome(val_loss=loss.item(), val_accuracy=accuracy.item())
+        held_out = None
+        if self.sources is not None:
+            apart = predict(self._learner, self._held_out_inputs, BATCH)
+            held_out = nn.functional.cross_entropy(apart, self._held_out_labels, reduction="none")
+        return Outcome(val_loss=loss.item(), val_accuracy=accuracy.item(), held_out=held_out)
 
 
 class FrozenFeatures:

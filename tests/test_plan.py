@@ -79,8 +79,9 @@ def test_what_costs_grow_with(tmp_path: Path) -> None:
         "evaluate": 5 * 50,  # as they are, before two scenes, before stripes, still
         "export": 1000,
     }
-    few = every(tmp_path, **{"selector.steps": 80})["train-selector"]
-    assert few.size(replace(COUNTS, pairs=10**6)) == pytest.approx(80 + 2528, abs=1), "of 2560 drawn and selected"
+    for held_out, made in ((0.0, 2528), (0.25, 4991)):  # of 2560 drawn and selected, or of 5120 drawn
+        few = every(tmp_path, **{"selector.steps": 80, "env.held_out": held_out})["train-selector"]
+        assert few.size(replace(COUNTS, pairs=10**6)) == pytest.approx(80 + made, abs=1)
     whole = every(tmp_path, **{"env.tune": "all", "classifier.train_on": "train+val"})
     assert whole["train-selector"].size(COUNTS) == 1600 * (64 + 20)
     assert whole["train"].size(COUNTS) == 30 * 8 * 16

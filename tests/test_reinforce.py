@@ -217,7 +217,7 @@ def test_a_checkpoint_holds_all_that_an_iteration_owes_to_the_ones_before(
     files = selection_files(tmp_path, EnvSettings(pairs=4, steps=2, learning_rate=1.0))
     once, history = learn(settings, files, tmp_path / "checkpoints")
     saved = safetensors.numpy.load_file(tmp_path / "checkpoints" / "checkpoint.safetensors")
-    assert {name.partition(".")[0] for name in saved} == {"module", "adam", "history"}
+    assert {name.partition(".")[0] for name in saved} == {"module", "adam", "history", "objective", "kept"}
     resumed, history_resumed = learn(settings, files, tmp_path / "checkpoints")
     assert all(torch.equal(resumed[name], value) for name, value in once.items())
     told = [name for name in history.columns.astype(str) if not name.startswith("seconds")]
@@ -331,7 +331,8 @@ def learn(
     settings: SelectorSettings, files: EnvFiles, out: Path, seed: int = 3
 ) -> tuple[dict[str, torch.Tensor], pd.DataFrame]:
     torch.manual_seed(0)
-    return training.learn(SelectorNetwork(5, 3, settings.hidden), files, settings, out, seed=seed)
+    trained = training.learn(SelectorNetwork(5, 3, settings.hidden), files, settings, out, seed=seed)
+    return trained.weights, trained.history
 
 
 @pytest.mark.ray

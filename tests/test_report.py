@@ -78,7 +78,7 @@ def tables(name: str = "run", arms: Mapping[str, Arm] = SHIPPED, **parts: Any) -
         "missing",
     )
     nothing: dict[str, Any] = dict.fromkeys(stages)
-    nothing |= {"selections": [], "config": "", "made": [], "notes": []}
+    nothing |= {"learned": {}, "selections": [], "config": "", "made": [], "notes": []}
     return RunTables(name=name, arms=arms, **(nothing | parts))
 
 
@@ -382,6 +382,30 @@ def test_clocks_are_kept_apart(tmp_path: Path) -> None:
     second = numbers(tables(**parts | {"history": parts["history"].assign(seconds_train=9.0)}), tmp_path)
     assert first.pop("timing") != second.pop("timing")
     assert first == second
+
+
+def learned() -> dict[str, Any]:
+    """Of a Selector of which part of D_val was held out: its history and what was said of it."""
+    parts = ("val", "held_out")
+    losses = {f"{part}_{name}": 1.6 for part in parts for name in ("all", "weighted", "none")}
+    rows = history(0).assign(**losses, held_out_loss=1.55, omega_low=0.3, omega_high=0.8)
+    about = {"against": "all", "kept_step": 10, "steps": 20, "difference": -0.032, "low": -0.048, "high": -0.016}
+    about |= {"reference": 1.6, "none": 1.79, "omega_low": 0.31, "omega_high": 0.84, "sources": 12, "learned": True}
+    signal = {"correlation": 0.6, "low": -0.1, "high": 0.8, "pairs": 9, "sources": 12}
+    return {"history": rows, "learned": {0: about | {"signal": signal}}}
+
+
+def test_the_page_says_whether_the_selector_learned(tmp_path: Path) -> None:
+    metrics, page = report(tables(**chosen() | learned()), tmp_path)
+    assert "ends 2 % below one on all pairs alike (95 % interval of the difference -3 to -1 %)" in page
+    assert "scores from 0.31 to 0.84, kept as before step 10 of 20: it learned." in page
+    assert "random pairs are the honest choice" in page and "Rewarding and held-out part of D_val" in page
+    assert metrics["learned"]["0"]["kept_step"] == 10
+
+
+def test_where_nothing_was_held_out_the_page_says_nothing_of_it(tmp_path: Path) -> None:
+    metrics, page = report(tables(**chosen()), tmp_path)
+    assert metrics["learned"] == {} and "held-out" not in page
 
 
 # --- several repetitions

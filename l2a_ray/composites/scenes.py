@@ -9,7 +9,7 @@ depends on the clips alone, so every classifier sees the same. Imports no Ray.
 Axes: T time, H height, W width, C channel (RGB).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -62,7 +62,9 @@ class ClipSet:
         ]
 
 
-def clip_sets(store: ClipStore, role: Role, scenes: int = 0, stripes: bool = False) -> list[ClipSet]:
+def clip_sets(
+    store: ClipStore, role: Role, scenes: int = 0, stripes: bool = False, among: Collection[str] | None = None
+) -> list[ClipSet]:
     """Return the clips of a role as they are and, where asked for, what their actors are shown before.
 
     Args:
@@ -70,12 +72,15 @@ def clip_sets(store: ClipStore, role: Role, scenes: int = 0, stripes: bool = Fal
         role: of the clips.
         scenes: other scenes an actor is set before, at most; 0: the set is not made.
         stripes: whether the sets with stripes are made, moving and still.
+        among: ids of the clips that actors and scenes are taken of; None: all.
 
     Raises:
         StageError: the store has no clip of that role.
     """
     index = store.columns("id", "label", "group", "split", "foreground_ratio", "remark")
     clips = index[may(index["split"], role)]
+    if among is not None:
+        clips = clips[clips["id"].isin(among)]
     if clips.empty:
         raise StageError(f"{store.root}: no clip for the role {role!r} was prepared; its failed.parquet says why")
     plain = clips[["id", "label"]].assign(background="")

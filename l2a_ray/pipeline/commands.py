@@ -1,8 +1,8 @@
 """What the commands of ``l2a`` do, one function each; each makes what it needs and is missing."""
 
 import logging
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from l2a_ray.config.settings import Settings
 from l2a_ray.errors import DatasetError, owned_by
@@ -71,6 +71,10 @@ def make(settings: Settings, stage: str) -> None:
     pipeline.results.make(wanted)
     for one in wanted:
         logger.info("%s: %s", one.title, pipeline.results.folder(one))
+    if stage == "train-selector":
+        from l2a_ray.pipeline.gather import read_learned
+
+        _tell_learned(read_learned(pipeline))
 
 
 def run(settings: Settings, refresh: bool = False) -> AnyPath:
@@ -125,6 +129,7 @@ def _report(pipeline: Pipeline) -> AnyPath:
         ]
         told = "".join([spread, "; of their actors ", ", ".join(others)] if others else [spread])
         logger.info("%s: %.1f %% of the test clips right%s", arm, 100 * top1["mean"], told)
+    _tell_learned(tables.learned)
     _tell_clips(store)
     _tell_left_out(tables.left_out)
     for line in few_clips(tables, metrics):
@@ -238,6 +243,15 @@ def _tell_clips(store: "ClipStore") -> None:
     logger.warning("prepare: %d clips; %d videos could not be used:", len(store.index), len(store.failed))
     for row in store.failed.itertuples():
         logger.warning("  %s: %s. %s", row.path, row.cause, row.advice)
+
+
+def _tell_learned(learned: Mapping[int, dict[str, Any]]) -> None:
+    """Say of each repetition whether its Selector learned."""
+    from l2a_ray.selector.learned import tell
+
+    for seed, found in learned.items():
+        for line in tell(found):
+            logger.info("Selector %d: %s", seed, line)
 
 
 def _tell_left_out(left_out: "pd.DataFrame | None") -> None:

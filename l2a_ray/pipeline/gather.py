@@ -18,6 +18,7 @@ from l2a_ray.pairs.table import open_pairs, read_pairs
 from l2a_ray.pairs.truth import read_truth
 from l2a_ray.pipeline.build import Pipeline
 from l2a_ray.pipeline.stage import Stage
+from l2a_ray.selector.learned import LEARNED
 from l2a_ray.storage.files import AnyPath, as_path, read_bytes, read_table
 
 
@@ -37,6 +38,7 @@ def gather(pipeline: Pipeline) -> RunTables:
         neighbours=_table(match, "neighbours.parquet"),
         left_out=_table(match, "left_out.parquet"),
         history=_joined(_histories(pipeline)),
+        learned=read_learned(pipeline),
         selections=list(_selections(pipeline, seeds)),
         curves=_joined(_of_arms(pipeline, pipeline.train, "history.parquet")),
         results=_joined(_of_arms(pipeline, pipeline.evaluate, "metrics.parquet")),
@@ -54,6 +56,18 @@ def read_recommendation(pipeline: Pipeline) -> dict[str, Any] | None:
     """Read which classifier is recommended; None if that was not asked yet."""
     folder = _folder(pipeline, pipeline.recommend)
     return None if folder is None else dict(json.loads(read_bytes(folder / "recommendation.json")))
+
+
+def read_learned(pipeline: Pipeline) -> dict[int, dict[str, Any]]:
+    """Read whether the Selector of each repetition learned, where part of D_val was held out to tell."""
+    if not any(arm.needs_own_selector for arm in pipeline.arms.values()):
+        return {}
+    found = {}
+    for seed in pipeline.settings.seeds:
+        folder = _folder(pipeline, pipeline.train_selector(seed))
+        if folder is not None and (folder / LEARNED).is_file():
+            found[seed] = dict(json.loads(read_bytes(folder / LEARNED)))
+    return found
 
 
 def choose_pairs(pipeline: Pipeline) -> dict[str, Shown]:

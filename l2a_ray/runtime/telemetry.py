@@ -21,6 +21,8 @@ GAUGES = {
     "l2a_selector_baseline": "Mean moving baseline of the validation loss, last iteration, nats",
     "l2a_selector_share_selected": "Share of the pairs that was selected in the last iteration",
     "l2a_selector_mean_omega": "Mean score omega of the last iteration's pairs",
+    "l2a_selector_held_out_difference": "Mean loss on held-out D_val, step by score less step on all, nats",
+    "l2a_selector_held_out_loss": "Mean loss on held-out D_val after a step, where that difference is not known, nats",
     "l2a_train_loss": "Mean cross-entropy of the last SGD step of a classifier, nats",
 }
 """What goes up and down; Ray exports ``name`` as ``ray_<name>``."""

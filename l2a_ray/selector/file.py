@@ -50,6 +50,8 @@ class Selector:
     """Side, in pixels, of the centre crop that the features were computed on."""
     sampling: FrameSampling = ALL_FRAMES
     """Which of a clip's stored frames the features were computed on."""
+    kept_step: int | None = None
+    """The step of its training before which it had these weights; None: they are the last."""
 
 
 def hash_weights(weights: Mapping[str, torch.Tensor]) -> str:
@@ -130,6 +132,7 @@ def _metadata(selector: Selector) -> dict[str, Any]:
         "encoding": selector.encoding,
         "embedding": asdict(selector.embedding),
         "classes": selector.classes,
+        **({} if selector.kept_step is None else {"kept_step": selector.kept_step}),
         "backbone": {
             "name": backbone.name,
             "width": backbone.width,
@@ -166,6 +169,7 @@ def _build(metadata: Mapping[str, Any], weights: Mapping[str, torch.Tensor]) -> 
         ),
         backbone_classes=int(backbone["classes"]),
         crop=int(backbone["crop"]),
+        kept_step=metadata.get("kept_step"),
         sampling=FrameSampling(count=backbone.get("frames"), kind=backbone.get("sampling", "segments")),
     )
 

@@ -23,6 +23,7 @@ from l2a_ray.outputs.report.spread import Json
 from l2a_ray.outputs.report.tables import PARTS, RunTables, summarise
 from l2a_ray.outputs.report.variety import collapsed
 from l2a_ray.prepare.store import ClipStore
+from l2a_ray.selector.learned import tell as learned
 from l2a_ray.storage.files import AnyPath, read_bytes, write_bytes, write_json
 
 DASH = "\N{EN DASH}"
@@ -87,6 +88,7 @@ def render(tables: RunTables, metrics: Json, store: ClipStore, pictures: dict[st
             metrics=metrics,
             verdict=verdict(metrics),
             recommended=[] if tables.recommendation is None else tell(tables.recommendation),
+            learned=[f"Selector {seed}: {line}." for seed, found in tables.learned.items() for line in learned(found)],
             arms=list(metrics["arms"]),
             best=best_arm(metrics) if metrics["arms"] else None,
             sets={name: title for name, title in TITLES.items() if name in metrics["sets"]},

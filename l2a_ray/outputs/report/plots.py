@@ -1,6 +1,6 @@
 """The plots of the report: of the arms, the Selector and the choice of pairs here, of the classifiers beside."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -11,6 +11,7 @@ from l2a_ray.outputs.report.by_class import baseline, confusion
 from l2a_ray.outputs.report.figures import FAINT, GREY, LINE, NAMED_CLASSES, STRONG, Picture, legend, new_figure, save
 from l2a_ray.outputs.report.spread import Json
 from l2a_ray.outputs.report.tables import RunTables, Selection
+from l2a_ray.selector.learned import WINDOW
 from l2a_ray.storage.files import AnyPath
 
 Colour = Callable[[str], str]
@@ -31,6 +32,8 @@ def draw_plots(tables: RunTables, metrics: Json, classes: tuple[str, ...], folde
         mean = tables.history.groupby("step", as_index=False).mean(numeric_only=True)
         keep("reward", *_reward(mean))
         keep("selection", *_selection(mean))
+        if "held_out_loss" in tables.history:
+            keep("held_out", *_held_out(mean, [found["kept_step"] for found in tables.learned.values()]))
     if shown := next(iter(tables.scored), None):
         keep("scores", *_scores(shown))
     if metrics["truth"]:
@@ -103,6 +106,31 @@ def _reward(history: pd.DataFrame) -> tuple[Figure, str, str]:
     return figure, "Reward, baseline and validation loss", caption
 
 
+def _held_out(history: pd.DataFrame, kept_steps: Sequence[int]) -> tuple[Figure, str, str]:
+    """Of the mean of all seeds: loss after a step on the chosen pairs, all or none, on either part of D_val."""
+    figure, axes = new_figure(2.4, 2.4)
+    smooth = history.groupby("iteration").mean().rolling(WINDOW, min_periods=1).mean()
+    last = history.groupby("iteration")["step"].max()
+    for ax, part, title in zip(axes, ("val", "held_out"), ("rewarding part", "held-out part"), strict=True):
+        ax.plot(last, smooth[f"{part}_loss"], color=FAINT, linewidth=1.4, label="pairs drawn by score")
+        if f"{part}_all" in smooth:
+            ax.plot(last, smooth[f"{part}_weighted"], color=STRONG, label="all pairs, weighted by score")
+            ax.plot(last, smooth[f"{part}_all"], color=LINE, linewidth=1.4, linestyle="--", label="all pairs alike")
+        ax.plot([], [], " ", label=f"no pair: {smooth[f'{part}_none'].iloc[0]:.3f}")
+        for i, step in enumerate(kept_steps):
+            ax.axvline(step, color=GREY, linewidth=1, linestyle=":", label="" if i else "kept")
+        ax.set_ylabel(f"loss, {title}")
+        legend(ax)
+    axes[-1].set_xlabel("step of the Selector's training")
+    caption = (
+        f"Loss on both parts of D_val after a step of the classifier, means over the last {WINDOW} iterations. The "
+        "reward is of the first part alone. A Selector that learns what is true of other clips too leads below the "
+        "line of all pairs in both; one that learns its clips by heart in the first alone. Kept are the weights of the "
+        "dotted line, where the held-out lead over all pairs is best."
+    )
+    return figure, "Rewarding and held-out part of D_val", caption
+
+
 def _selection(history: pd.DataFrame) -> tuple[Figure, str, str]:
     figure, (ax,) = new_figure(2.9)
     share = history["num_selected"] / history["num_pairs"]
@@ -111,10 +139,16 @@ def _selection(history: pd.DataFrame) -> tuple[Figure, str, str]:
     ax.set_ylim(0, 100)
     ax.set_ylabel("%")
     ax.set_xlabel("step of the Selector's training")
+    spread = ""
+    if "omega_low" in history:
+        low, high = 100 * history["omega_low"], 100 * history["omega_high"]
+        ax.fill_between(history["step"], low, high, color=STRONG, alpha=0.15, linewidth=0, label="5 to 95 % of ω")
+        spread = " The band holds nine in ten of a state's scores: it widens as pairs are told apart."
     legend(ax)
     caption = (
         "The share selected is drawn from the scores and should scatter around their mean. Scores that run to 0 or "
         "100 % mean that the Selector has stopped exploring; a line that stays flat at 50 % that it has not begun."
+        + spread
     )
     return figure, "Scores and share selected during training", caption
 

@@ -61,6 +61,7 @@ class RunTables:
         neighbours: class_name, neighbour, similarity.
         left_out: class_name, role, reason: classes that no composite shows.
         history: the Selectors' training, one row a step, with the column seed.
+        learned: by seed, whether the Selector learned, as ``l2a_ray.selector.learned`` describes it.
         selections: the pairs of each arm and seed.
         curves: the classifiers' training, with columns arm and seed.
         results: arm, seed, set, top1, top5, loss, clips, left_out: a row a set of test clips.
@@ -79,6 +80,7 @@ class RunTables:
     neighbours: pd.DataFrame | None
     left_out: pd.DataFrame | None
     history: pd.DataFrame | None
+    learned: Mapping[int, Json]
     selections: Sequence[Selection]
     curves: pd.DataFrame | None
     results: pd.DataFrame | None
@@ -132,6 +134,7 @@ def summarise(tables: RunTables, store: ClipStore, masks: pd.DataFrame, composit
         metrics["match"] = {"match/neighbours": ordered.to_dict("records")}
     if tables.history is not None:
         metrics["selector"] = mean_of(_selector(rows) for _, rows in tables.history.groupby("seed"))
+    metrics["learned"] = dict(tables.learned)
     if tables.scored:
         metrics["select"] = mean_of(_selection(one) for one in tables.scored)
     metrics["variety"] = _variety(tables, store, composite)

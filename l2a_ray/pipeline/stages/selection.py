@@ -112,6 +112,7 @@ class TrainSelector(SeededStage):
     """The Selector, by reinforcement learning."""
 
     name: ClassVar[str] = "train-selector"
+    version: ClassVar[int] = 2
     describe: Describe
     match: Match
     composite: CompositeSettings
@@ -148,8 +149,8 @@ class TrainSelector(SeededStage):
         steps, held = self.selector.steps, max(1, min(self.env.candidates, counts.pairs))
         if self.env.tune == "head":
             # A pair is composited when it is first selected, and half of those drawn are, or to know what it would have
-            # been worth; the rest of a step is cheap.
-            seen = self.env.pairs / (1 if self.selector.credit == "pair" else 2)
+            # been worth or what all pairs had come to; the rest of a step is cheap.
+            seen = self.env.pairs / (1 if self.selector.credit == "pair" or self.env.held_out else 2)
             return steps + held * (1 - exp(-steps * seen / held))
         judged = min(self.env.validation_clips, counts.val) * (2 if self.env.validation == "both" else 1)
         return steps * (self.env.pairs + judged)

@@ -2,16 +2,19 @@
 
 An iteration owes nothing to the one before it but what the learner holds (:mod:`l2a_ray.selector.rl.runner`): the
 modules' weights, Adam's state, the coefficient of PPO's and APPO's KL term, and how many steps there were. The rows of
-``history.parquet`` so far are kept with them.
+``history.parquet`` so far are kept with them; and where part of D_val is held out, the weights that are best so far,
+and the held-out objective of each iteration.
 """
 
 import json
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any, NoReturn
 
 import numpy as np
 import pandas as pd
 import safetensors.numpy
+import torch
 from numpy.typing import NDArray
 from ray.rllib.algorithms import Algorithm
 from ray.rllib.core import COMPONENT_LEARNER, COMPONENT_OPTIMIZER, COMPONENT_RL_MODULE, DEFAULT_MODULE_ID
@@ -20,7 +23,9 @@ from ray.rllib.utils.metrics import ENV_RUNNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LI
 from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
 from safetensors import SafetensorError
 
+from envs.held_out import Signal
 from l2a_ray.errors import StorageError
+from l2a_ray.selector.learned import best_iteration
 from l2a_ray.storage.files import AnyPath, read_bytes, write_bytes
 
 CHECKPOINT = "checkpoint.safetensors"
@@ -28,7 +33,25 @@ Tensors = dict[str, NDArray[Any]]
 Row = dict[str, Any]
 
 
-def save_checkpoint(algorithm: Algorithm, rows: list[Row], path: AnyPath) -> None:
+@dataclass
+class Kept:
+    """The weights that are kept: those with which the iteration of the best held-out objective began."""
+
+    signal: Signal | None = None
+    """Whether the reward means anything, as measured before the first iteration."""
+    objective: list[NDArray[np.float32]] = field(default_factory=list)
+    """Of each iteration, by source video."""
+    iteration: int = 0
+    weights: dict[str, torch.Tensor] = field(default_factory=dict)
+
+    def see(self, began_with: dict[str, torch.Tensor], objective_SG: list[NDArray[np.float32]]) -> None:
+        """Take in an iteration: the weights it began with, and the objective of each of its steps."""
+        self.objective.append(np.stack(objective_SG).mean(axis=0, dtype=np.float64).astype(np.float32))
+        if best_iteration(np.stack(self.objective)) == len(self.objective) - 1:
+            self.iteration, self.weights = len(self.objective) - 1, began_with
+
+
+def save_checkpoint(algorithm: Algorithm, rows: list[Row], path: AnyPath, kept: Kept) -> None:
     """Write a checkpoint in place of the one before.
 
     Raises:
@@ -41,27 +64,39 @@ def save_checkpoint(algorithm: Algorithm, rows: list[Row], path: AnyPath) -> Non
         tensors |= {f"adam.{number}.{name}": value for name, value in memory.items()}
     tensors |= {f"history.{name}": column.to_numpy() for name, column in pd.DataFrame(rows).items()}
     about = {"kl": json.dumps(_of_learner(algorithm, _kl)), "columns": json.dumps(list(rows[0]))}
+    if kept.objective:
+        tensors |= {f"kept.{name}": value.numpy() for name, value in kept.weights.items()}
+        tensors["objective"] = np.stack(kept.objective)
+        about["kept"] = json.dumps(kept.iteration)
+        about["signal"] = json.dumps(kept.signal and asdict(kept.signal))
     write_bytes(
         path, safetensors.numpy.save({key: np.array(value, order="C") for key, value in tensors.items()}, about)
     )
 
 
-def restore_checkpoint(algorithm: Algorithm, path: AnyPath) -> list[Row]:
-    """Set a fresh algorithm to what ``save_checkpoint`` wrote; return the steps up to it, none where there is no file.
+def restore_checkpoint(algorithm: Algorithm, path: AnyPath) -> tuple[list[Row], Kept]:
+    """Set a fresh algorithm to what ``save_checkpoint`` wrote; return the steps up to it and what was kept.
+
+    Both are empty where there is no file.
 
     Raises:
         StorageError: the file is damaged, or of a Selector of other sizes.
     """
     if not path.is_file():
-        return []
+        return [], Kept()
     content = read_bytes(path)
     try:
         tensors = safetensors.numpy.load(content)
         about = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"]
         columns, kl = json.loads(about["columns"]), json.loads(about["kl"])
         history = {name: tensors[f"history.{name}"].tolist() for name in columns}
+        kept = Kept()
+        if "kept" in about:
+            signal = json.loads(about["signal"])
+            weights = {name: torch.from_numpy(value) for name, value in _part(tensors, "kept.").items()}
+            kept = Kept(signal and Signal(**signal), list(tensors["objective"]), json.loads(about["kept"]), weights)
         _set_state(algorithm, tensors)
-    except (SafetensorError, KeyError, ValueError, RuntimeError) as error:
+    except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         _refuse(path, error)
     rows = [dict(zip(columns, values, strict=True)) for values in zip(*history.values(), strict=True)]
     _of_learner(algorithm, partial(_set_coefficients, kl=kl, steps=len(rows)))
@@ -71,7 +106,7 @@ def restore_checkpoint(algorithm: Algorithm, path: AnyPath) -> list[Row]:
     algorithm.metrics.aggregate([counted.reduce(compile=False)], key=ENV_RUNNER_RESULTS)
     assert algorithm.env_runner_group is not None
     algorithm.env_runner_group.sync_weights(from_worker_or_learner_group=algorithm.learner_group, inference_only=True)
-    return rows
+    return rows, kept
 
 
 def _state(algorithm: Algorithm) -> dict[str, Any]:

@@ -17,6 +17,8 @@ from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
 from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED, NUM_ENV_STEPS_SAMPLED_LIFETIME
 
+from envs.held_out import Signal
+from envs.pair_selection import PairSelectionEnv
 from l2a_ray.errors import L2AError, StageError
 from l2a_ray.selector.rl.credit import CREDIT
 from l2a_ray.selector.rl.distribution import IndependentBernoulli
@@ -62,6 +64,20 @@ class SelectionRunner(SingleAgentEnvRunner):
         torch.manual_seed(int(mixed))
         np.random.seed(int(mixed))  # noqa: NPY002 (RLlib's minibatches are shuffled by NumPy's global generator)
 
+    def signal(self, seed: int, states: int) -> Signal | None:
+        """Return whether the reward means anything, by the states that the first iteration begins with.
+
+        So what it sees of their pairs is kept for that iteration.
+        """
+        self.begin_iteration(seed, 0)
+        environment = self._environment.unwrapped
+        assert isinstance(environment, PairSelectionEnv)
+        try:
+            return environment.signal(states, self._seed)
+        except L2AError as error:
+            self.failure = error
+            return None
+
     def sample(self, **kwargs: Any) -> list[SingleAgentEpisode]:
         """Take ``rollout_fragment_length`` steps; an episode that they cut goes on in the next call."""
         num_steps = self.config.get_rollout_fragment_length(self.worker_index)
@@ -106,6 +122,9 @@ class SelectionRunner(SingleAgentEnvRunner):
             drawn = (policy if self.config.explore else policy.to_deterministic()).sample()
             outputs = {Columns.ACTION_DIST_INPUTS: policy.logits, Columns.ACTION_LOGP: policy.logp(drawn)}
         mask = drawn[0].cpu().numpy()
+        environment = self._environment.unwrapped
+        if hasattr(environment, "scores"):
+            environment.scores = policy.logits[0].sigmoid().cpu().numpy()
         observation, reward, terminated, truncated, info = self._environment.step(mask)
         told = {name: value[0].cpu().numpy() for name, value in outputs.items()}
         if CREDIT in info:  # so it reaches the learner: of infos a batch knows nothing
@@ -139,7 +158,7 @@ def raise_failure(algorithm: Algorithm) -> None:
 
 
 def step_rows(episode: SingleAgentEpisode) -> Iterator[dict[str, float]]:
-    """Yield reward, infos and mean omega of each step in (a chunk of) an episode.
+    """Yield reward, infos, mean omega and its 5 and 95 % quantiles of each step in (a chunk of) an episode.
 
     The seconds of an episode's reset are added to those of its first step.
     """
@@ -152,6 +171,8 @@ def step_rows(episode: SingleAgentEpisode) -> Iterator[dict[str, float]]:
             "reward": float(reward),
             "num_pairs": omega.size,
             "mean_omega": float(omega.mean()),
+            "omega_low": float(np.quantile(omega, 0.05)),
+            "omega_high": float(np.quantile(omega, 0.95)),
             **{name: value for name, value in info.items() if name != "seconds"},
             **{name: value + reset.get(name, 0.0) for name, value in _seconds(info).items()},
         }

@@ -4,9 +4,11 @@ import logging
 import time
 import warnings
 from contextlib import closing
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from functools import partial
+from typing import Any
 
+import numpy as np
 import pandas as pd
 import safetensors.torch
 import torch
@@ -14,7 +16,8 @@ from ray.exceptions import RayActorError
 from ray.rllib.algorithms import Algorithm
 from ray.rllib.utils.metrics import ENV_RUNNER_RESULTS
 
-from envs.pair_selection import EnvFiles, PairSelectionEnv
+from envs.held_out import OBJECTIVE, Signal
+from envs.pair_selection import EnvFiles, PairSelectionEnv, parts_of
 from l2a_ray.errors import SettingError, StageError
 from l2a_ray.pairs.vectors import ClipVectors
 from l2a_ray.prepare.store import ClipStore
@@ -22,12 +25,13 @@ from l2a_ray.runtime.progress import Bar
 from l2a_ray.runtime.telemetry import count, show
 from l2a_ray.runtime.tracking import Tracker, TrackingSettings
 from l2a_ray.selector.file import Selector, save_selector
+from l2a_ray.selector.learned import LEARNED, judge
 from l2a_ray.selector.network import SelectorNetwork
-from l2a_ray.selector.rl.checkpoint import CHECKPOINT, Row, restore_checkpoint, save_checkpoint
+from l2a_ray.selector.rl.checkpoint import CHECKPOINT, Kept, Row, restore_checkpoint, save_checkpoint
 from l2a_ray.selector.rl.registry import build_config
 from l2a_ray.selector.rl.runner import STEPS, SelectionRunner, raise_failure
 from l2a_ray.selector.rl.settings import SelectorSettings
-from l2a_ray.storage.files import AnyPath, as_path, read_bytes, write_bytes
+from l2a_ray.storage.files import AnyPath, as_path, read_bytes, write_bytes, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -43,8 +47,8 @@ def train_selector(
 ) -> None:
     """Train a Selector on the candidate pairs of a store.
 
-    Writes ``history.parquet`` (a row a step), ``selector.safetensors`` and ``selector.json`` to ``out``. Started again,
-    it goes on where it stopped.
+    Writes ``history.parquet`` (a row a step), ``selector.safetensors``, ``selector.json`` and, where part of D_val is
+    held out, ``learned.json`` to ``out``. Started again, it goes on where it stopped.
 
     Args:
         files: what the environment is built from; the warm start's weights go into the Selector's file.
@@ -61,11 +65,49 @@ def train_selector(
     """
     store = ClipStore(files.store)
     network = initial_network(store, ClipVectors.load(as_path(files.vectors)), settings, seed)
-    weights, history = learn(network, files, settings, out, seed=seed, tracking=tracking, name=name)
-    network.load_state_dict(weights)
-    write_bytes(out / "history.parquet", history.to_parquet(index=False))
-    save_selector(out, _bundle(network, files, store, settings))
+    files = holding_out(files, store)
+    trained = learn(network, files, settings, out, seed=seed, tracking=tracking, name=name)
+    network.load_state_dict(trained.weights)
+    found = trained.judgement
+    if found is not None:
+        write_json(out / LEARNED, found)
+    write_bytes(out / "history.parquet", trained.history.to_parquet(index=False))
+    save_selector(out, _bundle(network, files, store, settings, None if found is None else found["kept_step"]))
     (out / CHECKPOINT).unlink(missing_ok=True)
+
+
+def holding_out(files: EnvFiles, store: ClipStore) -> EnvFiles:
+    """Say what is held out of D_val; return the same files, asking for none where none can be."""
+    if not files.settings.held_out:
+        return files
+    index = store.columns("id", "class_name", "group")
+    parts = [index[index["id"].isin(part)] for part in parts_of(files, store)]
+    kept, held_out = (f"{len(part)} clips of {part['group'].nunique()} source videos" for part in parts)
+    if parts[1].empty:
+        logger.warning(
+            "train-selector: no part of D_val is held out: its %s are too few to leave a class some of each. The last "
+            "weights are kept, and whether they learned anything is not known",
+            kept,
+        )
+        return replace(files, settings=replace(files.settings, held_out=0.0))
+    classes = " and ".join(str(part["class_name"].nunique()) for part in parts)
+    logger.info("train-selector: D_val rewards by %s and holds out %s, of %s classes", kept, held_out, classes)
+    return files
+
+
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """What a training came to.
+
+    Args:
+        weights: that are kept.
+        history: a row a step.
+        judgement: whether it learned, as ``l2a_ray.selector.learned`` has it; None where nothing is held out.
+    """
+
+    weights: dict[str, torch.Tensor]
+    history: pd.DataFrame
+    judgement: dict[str, Any] | None
 
 
 def initial_network(store: ClipStore, vectors: ClipVectors, settings: SelectorSettings, seed: int) -> SelectorNetwork:
@@ -87,8 +129,11 @@ def learn(
     seed: int,
     tracking: TrackingSettings | None = None,
     name: str = "train-selector",
-) -> tuple[dict[str, torch.Tensor], pd.DataFrame]:
-    """Train from a network's weights, or from the checkpoint in ``out``; return the new weights and a row a step.
+) -> Trained:
+    """Train from a network's weights, or from the checkpoint in ``out``.
+
+    Where part of D_val is held out, the weights of the iteration with the best held-out objective are kept, the first
+    one's, which are untrained, included; else the last.
 
     A process that dies and cannot be spared, as a learner, costs the steps since the last checkpoint.
 
@@ -99,12 +144,17 @@ def learn(
     while True:
         algorithm = build_algorithm(network, files, settings, seed)
         try:
-            rows = restore_checkpoint(algorithm, out / CHECKPOINT)
+            rows, kept = restore_checkpoint(algorithm, out / CHECKPOINT)
+            if not rows and files.settings.held_out and files.settings.tune == "head":
+                kept.signal = measure_signal(algorithm, settings, seed)
             about = {"selector": asdict(settings), "env": asdict(files.settings), "seed": seed}
             tracker = Tracker(out / "tensorboard", tracking or TrackingSettings(), name, about, len(rows))
             with closing(tracker):
-                history = run_iterations(algorithm, settings, seed, rows, out, tracker)
-            return policy_weights(algorithm), history
+                history = run_iterations(algorithm, settings, seed, rows, out, tracker, kept)
+            if not kept.objective:
+                return Trained(policy_weights(algorithm), history, None)
+            found = judge(history, np.stack(kept.objective), kept.iteration, kept.signal)
+            return Trained(kept.weights, history.assign(kept=history["step"] == found["kept_step"]), found)
         except RayActorError as error:
             if failures == settings.max_failures:
                 raise StageError(
@@ -143,10 +193,34 @@ def build_algorithm(network: SelectorNetwork, files: EnvFiles, settings: Selecto
         raise
 
 
+def measure_signal(algorithm: Algorithm, settings: SelectorSettings, seed: int) -> Signal | None:
+    """Ask an environment whether the reward means anything; nothing is learned.
+
+    Raises:
+        L2AError: what the environment has ended with.
+    """
+    assert algorithm.env_runner_group is not None
+    found = algorithm.env_runner_group.foreach_env_runner(
+        partial(SelectionRunner.signal, seed=seed, states=settings.steps_per_iteration),
+        local_env_runner=algorithm.config.num_env_runners == 0,
+    )
+    raise_failure(algorithm)
+    return next(iter(found), None)
+
+
 def run_iterations(
-    algorithm: Algorithm, settings: SelectorSettings, seed: int, rows: list[Row], out: AnyPath, tracker: Tracker
+    algorithm: Algorithm,
+    settings: SelectorSettings,
+    seed: int,
+    rows: list[Row],
+    out: AnyPath,
+    tracker: Tracker,
+    kept: Kept,
 ) -> pd.DataFrame:
-    """Run the iterations that are still to do after these steps; return a row for every step since the first."""
+    """Run the iterations that are still to do after these steps; return a row for every step since the first.
+
+    What is to be kept of them goes into ``kept``, where part of D_val is held out.
+    """
     lost_before = int(rows[-1]["env_runners_lost"]) if rows else 0
     iteration = int(rows[-1]["iteration"]) + 1 if rows else 0
     total = settings.steps * max(1, settings.env_runners)
@@ -154,18 +228,22 @@ def run_iterations(
         # Steps are counted, not iterations: those that died with their runner are made up for.
         since = time.monotonic()
         while len(rows) < total:
+            began_with = policy_weights(algorithm)
             new = _iterate(algorithm, settings, seed, iteration, first_step=len(rows))
+            objective = [row.pop(OBJECTIVE) for row in new if OBJECTIVE in row]
             new = [row | {"env_runners_lost": lost_before + _lost_runners(algorithm)} for row in new]
             if not new:  # all runners have died; RLlib is starting others
                 _wait_for_runners(since, len(rows), settings.patience)
                 continue
             since = time.monotonic()
+            if objective:
+                kept.see(began_with, objective)
             rows += new
             bar.update(len(new))
             bar.set_postfix({name: f"{value:.3g}" for name, value in progress(new).items()})
             _tell(tracker, len(rows), new)
             if (iteration + 1) % settings.checkpoint_every == 0 and len(rows) < total:
-                save_checkpoint(algorithm, rows, out / CHECKPOINT)
+                save_checkpoint(algorithm, rows, out / CHECKPOINT, kept)
             iteration += 1
     return pd.DataFrame(rows)
 
@@ -197,9 +275,17 @@ def _wait_for_runners(since: float, step: int, patience: float) -> None:
 
 
 def progress(rows: list[Row]) -> dict[str, float]:
-    """Boil an iteration's steps down to what is shown while it goes on: means, and the share of pairs selected."""
+    """Boil an iteration's steps down to what is shown while it goes on: means, and the share of pairs selected.
+
+    Where part of D_val is held out, also what the scores do to its loss: that after a step on pairs weighted by them
+    less that on all alike.
+    """
     table = pd.DataFrame(rows)
     means = {name: float(table[name].mean()) for name in ("reward", "baseline", "val_loss", "mean_omega")}
+    if "held_out_weighted" in table:
+        means["held_out_difference"] = float((table["held_out_weighted"] - table["held_out_all"]).mean())
+    elif "held_out_loss" in table:
+        means["held_out_loss"] = float(table["held_out_loss"].mean())
     return means | {"share_selected": float(table["num_selected"].sum() / table["num_pairs"].sum())}
 
 
@@ -248,18 +334,21 @@ def _refuse_nan(algorithm: Algorithm, settings: SelectorSettings, step: int) -> 
 
 
 def policy_weights(algorithm: Algorithm) -> dict[str, torch.Tensor]:
-    """Return the Selector's weights as the learner has them: with asynchronous algorithms the driver's are stale."""
+    """Return a copy of the weights as the learner has them: with asynchronous algorithms the driver's are stale."""
     assert algorithm.learner_group is not None
     state = algorithm.learner_group.get_state(components="learner/rl_module")["learner"]["rl_module"]["default_policy"]
     return {
-        name.removeprefix("policy."): torch.as_tensor(value)
+        name.removeprefix("policy."): torch.as_tensor(value).clone()
         for name, value in state.items()
         if name.startswith("policy.")
     }
 
 
-def _bundle(network: SelectorNetwork, files: EnvFiles, store: ClipStore, settings: SelectorSettings) -> Selector:
+def _bundle(
+    network: SelectorNetwork, files: EnvFiles, store: ClipStore, settings: SelectorSettings, kept_step: int | None
+) -> Selector:
     return Selector(
+        kept_step=kept_step,
         network=network,
         agreement=settings.agreement,
         encoding=settings.labels,
