@@ -38,10 +38,10 @@ class EnvSettings:
     another class of D_val (`scenes`, as `evaluate.scenes`), or all of these clips together (`both`). Paper: `real`."""
     validation_clips: int = 512
     """At most this many clips of D_val, classes evenly drawn, are validated on at each step (ours)."""
-    held_out: float = 0.25
-    """Share of D_val's clips, of source videos of their own, that give no reward: by them the weights that are kept are
-    chosen, and whether anything was learned is told. 0: none, and the last weights are kept (paper). Ours: a quarter
-    leaves most of the reward's clips, and the demo a dozen to judge by."""
+    held_out: float = 0.0
+    """Share of D_val's clips, of source videos of their own, that give no reward, as 0.25: by them the weights that are
+    kept are chosen, and whether anything was learned is told. 0: none, and the last weights are kept (paper). Ours: on
+    the demo a quarter cost accuracy (docs/benchmarks.md)."""
     candidates: int = 100_000
     """At most this many candidate pairs, drawn evenly, are held in memory to draw states from (ours)."""
 

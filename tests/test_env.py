@@ -293,7 +293,7 @@ def files(problem: Problem, tmp_path_factory: pytest.TempPathFactory) -> EnvFile
         network=NETWORK,
         composite=CompositeSettings(),
         crop=CROP,
-        settings=replace(HEAD, held_out=0.0),
+        settings=HEAD,
         seed=0,
     )
 

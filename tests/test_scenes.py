@@ -286,7 +286,7 @@ def test_stripes_are_a_colour_and_its_complement_and_come_again() -> None:
 def trial(store: ClipStore, monkeypatch: pytest.MonkeyPatch, middle: bool, validation: str) -> ClassifierTrial:
     """What a Selector is judged by, around a classifier that looks at the scene or, in the middle, at the actor."""
     monkeypatch.setattr("envs.pair_selection.load_network", lambda *_: Looker(middle))
-    settings = EnvSettings(tune="all", validation=validation, held_out=0.0)  # type: ignore[arg-type]
+    settings = EnvSettings(tune="all", validation=validation)  # type: ignore[arg-type]
     files = EnvFiles(
         store=str(store.root),
         pairs="",
