@@ -214,7 +214,7 @@ def test_a_checkpoint_holds_all_that_an_iteration_owes_to_the_ones_before(
         hidden=(8,),
         learning_rate=0.01,
     )
-    files = selection_files(tmp_path, EnvSettings(pairs=4, steps=2, learning_rate=1.0))
+    files = selection_files(tmp_path, EnvSettings(pairs=4, steps=2, learning_rate=1.0, held_out=0.25))
     once, history = learn(settings, files, tmp_path / "checkpoints")
     saved = safetensors.numpy.load_file(tmp_path / "checkpoints" / "checkpoint.safetensors")
     assert {name.partition(".")[0] for name in saved} == {"module", "adam", "history", "objective", "kept"}
