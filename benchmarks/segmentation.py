@@ -79,7 +79,7 @@ def draw(root: Path, count: int, part: str) -> list[Video]:
 
 def variants(changes: list[str]) -> dict[str, PeopleSettings]:
     """The settings of `people` that are measured, by what they are called in the table."""
-    alone = PeopleSettings(neighbours=0, smooth=0)
+    alone = PeopleSettings(stride=1, neighbours=0, smooth=0)
     found = {"people": PeopleSettings(), "people, each frame alone": alone}
     for change in changes:
         name, value = change.split("=")
