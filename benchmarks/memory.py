@@ -78,6 +78,7 @@ def random(folder: Path, hidden: list[int]) -> None:
 
 def select(folder: Path, hidden: list[int]) -> None:
     """Select in one process."""
+    from l2a_ray.pairs.groups import Groups
     from l2a_ray.pairs.settings import SelectSettings
     from l2a_ray.pairs.table import spans
     from l2a_ray.selector.selection import begin_tally, score_group
@@ -85,8 +86,7 @@ def select(folder: Path, hidden: list[int]) -> None:
     pairs, (vectors, scorer) = folder / "pairs.parquet", scoring(folder, hidden)
     tally = begin_tally(pairs, vectors, SelectSettings(), 0)
     for group, (start, _) in enumerate(spans(pairs)):
-        scores, rows, _ = score_group(pairs, group, start, vectors, scorer)
-        tally.update(scores, rows, np.zeros_like(rows))
+        tally.update(*score_group(pairs, group, start, vectors, scorer, Groups("all")))
     tally.write(pairs, folder / "select")
 
 

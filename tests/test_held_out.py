@@ -82,10 +82,9 @@ def test_the_parts_of_a_trial_share_no_source_even_by_their_scenes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, validation: Any
 ) -> None:
     monkeypatch.setattr("envs.pair_selection.ClassifierTrial", lambda **parts: parts)
-    monkeypatch.setattr("l2a_ray.composites.scenes.SEEN", 0.0)
     files = selection_files(tmp_path, replace(HEAD, validation=validation))
     store = ClipStore(files.store)
-    index = store.index.assign(foreground_ratio=0.2)
+    index = store.index.assign(foreground_ratio=0.2, foreground_frames=1.0)
     write_index(tmp_path / "store", tmp_path / "store" / "clips", store.classes, index, store.failed)
     trial: Any = build_trial(files)
     one = [*map(Sample, trial["validation"]), *trial["scenes"]]

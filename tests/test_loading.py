@@ -140,7 +140,7 @@ def test_a_part_may_lie_in_a_file_of_its_own(tmp_path: Path) -> None:
         ("{name: a, decode: {frames: many}}", r"decode\.frames.*many"),
         ("[1, 2]", "1, 2"),
         ("name: [", "c.yaml"),
-        ("name: a\nselect:\n  budget: 0.5\n  per_class: true\n  budget: 0.4\n", r"c\.yaml, line 5: `budget` .* line 3"),
+        ("name: a\nselect:\n  budget: 0.5\n  within: class\n  budget: 0.4\n", r"c\.yaml, line 5: `budget` .* line 3"),
         ("name: a\narms: {mine: {}, yours: {}, mine: {}}\n", r"c\.yaml, line 2: `mine` stands in line 2 already"),
     ],
 )

@@ -21,7 +21,7 @@ Pairs = list[tuple[str, str]]
 
 def make_index(*rows: tuple[str, int, str, float]) -> pd.DataFrame:
     frame = pd.DataFrame(rows, columns=["id", "label", "split", "foreground_ratio"])
-    return frame.assign(remark="", class_name=[CLASSES[label] for label in frame["label"]])
+    return frame.assign(foreground_frames=1.0, remark="", class_name=[CLASSES[label] for label in frame["label"]])
 
 
 INDEX = make_index(
@@ -122,7 +122,8 @@ def test_random_pairs_follow_the_seed_and_reach_every_class() -> None:
 def test_pairs_grow_linearly_with_classes() -> None:
     def count(classes: int) -> int:
         rows = [(f"{label}-{clip}", label, "train", 0.2) for label in range(classes) for clip in range(4)]
-        frame = pd.DataFrame(rows, columns=["id", "label", "split", "foreground_ratio"]).assign(remark="")
+        frame = pd.DataFrame(rows, columns=["id", "label", "split", "foreground_ratio"])
+        frame = frame.assign(foreground_frames=1.0, remark="")
         names = [str(label) for label in range(classes)]
         neighbours = (np.arange(classes) + 1) % classes
         return sum(map(len, candidate_pairs(Pools(frame, names, MatchSettings()), neighbours, 0)))
@@ -149,7 +150,10 @@ def test_a_class_without_actors_is_left_out_and_the_others_are_paired(
     kind: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     write_candidates(WITHOUT_ACTORS, CLASSES, MatchSettings(kind=kind), 0, tmp_path)
-    reason = "the masks of all its 1 training clips cover less than match.min_foreground=0.005 of the pixels"
+    reason = (
+        "the masks of all its 1 training clips cover less than match.min_foreground=0.005 of the pixels, "
+        "or less than match.min_actor_frames=0.5 of the frames"
+    )
     assert left_out(tmp_path) == [("wave_hand", "foreground", reason)]
     assert {foreground[0] for foreground, _ in written(tmp_path)} == {"b", "c"}
     told = [record.message for record in caplog.records]
@@ -255,3 +259,19 @@ def test_a_training_clip_that_is_also_a_test_clip_is_refused(leaked: str, tmp_pa
 def test_impossible_settings_are_refused(name: str, value: object) -> None:
     with pytest.raises(SettingError, match=rf"^{name}={value!r}"):
         MatchSettings(**{name: value})  # type: ignore[arg-type]
+
+
+def test_a_clip_whose_actor_is_mostly_away_gives_none_but_still_a_scene(tmp_path: Path) -> None:
+    away = INDEX.assign(foreground_frames=[0.4 if name in ("c1", "c2") else 0.5 for name in INDEX["id"]])
+    assert {front for table in tables("random", None, index=away) for front, _ in pairs_of(table)} == {
+        "a1",
+        "b1",
+        "b2",
+        "b3",
+    }
+    write_candidates(away, CLASSES, MatchSettings(kind="random"), 0, tmp_path)
+    (name, role, reason), *others = left_out(tmp_path)
+    assert (name, role, others) == ("climb_stairs", "foreground", []) and "match.min_actor_frames=0.5" in reason
+    assert {back for _, back in written(tmp_path)} >= {"c1", "c2"}
+    every = MatchSettings(kind="random", min_actor_frames=0.4)
+    assert sum(map(len, candidate_pairs(Pools(away, CLASSES, every), None, 0))) == sum(map(len, tables("random", None)))

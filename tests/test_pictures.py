@@ -14,7 +14,6 @@ from test_report import CLASSES, evaluated, make_store, report, tables
 
 from l2a_ray.composites.composite import CompositeSettings
 from l2a_ray.config.arms import Arm
-from l2a_ray.outputs.report import masks as masks_module
 from l2a_ray.outputs.report.by_class import baseline, confused, confusion, count_disagreements, disagreements, gains
 from l2a_ray.outputs.report.class_plots import confusions, gain, training
 from l2a_ray.outputs.report.clips import BRIGHT, ClipTile, draw_clips, middle_frame, outline
@@ -47,6 +46,7 @@ def store_of(root: Path, frames_with_actor: list[int], split: str = "train") -> 
         )
         row = {"id": f"{number:04x}", "class_name": CLASSES[number % 3], "label": number % 3, "split": split}
         ratios = {"foreground_ratio": mask_THW.mean(), "people_ratio": 1 - mask_THW.mean()}
+        ratios |= {"foreground_frames": mask_THW.any(axis=(1, 2)).mean(), "people_frames": 1.0}
         rows.append(dict.fromkeys(INDEX_DTYPES, 0) | row | ratios)
     index = pd.DataFrame(rows).astype(INDEX_DTYPES)
     write_index(root, root / "clips", CLASSES, index, pd.DataFrame(columns=list(FAILED_COLUMNS)))
@@ -56,7 +56,7 @@ def store_of(root: Path, frames_with_actor: list[int], split: str = "train") -> 
 def seen(*clips: tuple[str, str, float, float]) -> pd.DataFrame:
     """What was seen of clips of this id, class, share of frames and area."""
     table = pd.DataFrame(clips, columns=["id", "class_name", "share", "area"])
-    return table.assign(label=0, sampled=True)
+    return table.assign(label=0)
 
 
 def predicted(*rows: tuple[str, int, str, int, int]) -> pd.DataFrame:
@@ -80,24 +80,15 @@ def test_masks_are_measured_frame_by_frame(tmp_path: Path) -> None:
     assert people["share"].to_dict() == dict.fromkeys(looked.index, 1.0), "another plane, other masks"
 
 
-def test_only_some_files_are_read_and_every_class_is_among_them(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    store = store_of(tmp_path, [4] * 60 + [0] * 30 + [1] * 30)
-    monkeypatch.setattr(masks_module, "SAMPLE", 9)
-    monkeypatch.setattr(masks_module, "SHOWN", 2)
-    looked = look_at_masks(store, "objects")
-    assert looked["sampled"].sum() == 9 and len(looked) <= 9 + 5 * 2
-    assert looked[looked["sampled"]]["label"].value_counts().to_dict() == {0: 3, 1: 3, 2: 3}
-    # What the index calls extreme is looked at beside the sample: of these, two clips at the least of each kind.
-    assert (looked["share"].value_counts() >= 2).all() and set(looked["share"]) == {0.0, 0.25, 1.0}
-
-
 def test_test_clips_and_clips_that_cannot_be_read_are_left_out(tmp_path: Path) -> None:
     store = store_of(tmp_path, [4, 4, 0])
     store.path("0001").write_bytes(b"half of a clip")
     store.path("0002").unlink()
-    assert look_at_masks(store, "objects")["id"].tolist() == ["0000"]
+    looked = look_at_masks(store, "objects")
+    assert set(draw_masks(looked, summarise_masks(looked, CLASSES), store, "objects", tmp_path)) == {
+        "actors",
+        "masks_best",
+    }
     looked = look_at_masks(store_of(tmp_path / "test", [4, 4], split="test"), "objects")
     assert looked.empty and summarise_masks(looked, CLASSES) == {}
     assert draw_masks(looked, {}, store, "objects", tmp_path) == {}

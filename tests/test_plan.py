@@ -49,7 +49,7 @@ def test_a_line_through_two_measurements(first: tuple[float, float], second: tup
 def test_pairs_are_counted_as_they_are_made(kind: Literal["semantic", "random", "same_class"]) -> None:
     train, labels = [4, 2, 3], np.repeat([0, 1, 2], [4, 2, 3])
     index = pd.DataFrame({"id": [f"{i:016x}" for i in range(9)], "label": labels})
-    index = index.assign(split="train", foreground_ratio=0.5, remark="")
+    index = index.assign(split="train", foreground_ratio=0.5, foreground_frames=1.0, remark="")
     neighbours = NEIGHBOURS if kind == "semantic" else None
     tables = candidate_pairs(Pools(index, "abc", MatchSettings(kind=kind)), neighbours, 0)
     assert count_pairs(np.array(train), kind, neighbours) == sum(table.num_rows for table in tables)

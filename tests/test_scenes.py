@@ -22,7 +22,7 @@ from l2a_ray.classifier.features import read_samples
 from l2a_ray.classifier.network import Network, save_network
 from l2a_ray.classifier.settings import CENTRE, ClassifierSettings, EvaluateSettings, Looks, NetworkSettings
 from l2a_ray.classifier.zoo import build_network
-from l2a_ray.composites.scenes import SEEN, SHOWN, clip_sets, other_scenes, still, stripes
+from l2a_ray.composites.scenes import LIMITS, SHOWN, clip_sets, other_scenes, still, stripes
 from l2a_ray.composites.settings import CompositeSettings, FrameSampling
 from l2a_ray.errors import StageError
 from l2a_ray.pipeline.build import Pipeline
@@ -74,6 +74,7 @@ def make_store(
         row = {"id": clip_id, "path": f"{n}.mp4", "group": groups[n] if groups else str(n), "split": split}
         row |= {"class_name": CLASSES[label], "remark": ""}
         rows.append(dict.fromkeys(INDEX_DTYPES, 0) | row | {"label": label, "foreground_ratio": mask.mean()})
+        rows[-1]["foreground_frames"] = mask.any(axis=(1, 2)).mean()
     index = pd.DataFrame(rows).astype(INDEX_DTYPES).sort_values("id")
     write_index(root, root / "clips", CLASSES, index, pd.DataFrame(columns=list(FAILED_COLUMNS)))
     return ClipStore(root)
@@ -153,7 +154,7 @@ def test_the_clips_alone_say_which_pairs_are_drawn(store: ClipStore) -> None:
 def test_clips_that_cannot_serve_are_left_out_and_counted(tmp_path: Path) -> None:
     """Clip 0 shows no actor, clip 1 one in too few frames, clip 2 one in just enough; clip 3 has no background."""
     seen = [0, 1, 2, 4, 4, 4]
-    assert seen[2] / FRAMES == SEEN
+    assert seen[2] / FRAMES == LIMITS.min_actor_frames
     store = make_store(tmp_path, [0, 1, 2, 0, 1, 2], seen=seen)
     ids = {path: clip_id for clip_id, path in store.index[["id", "path"]].itertuples(index=False)}
     index = store.index

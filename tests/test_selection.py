@@ -1,6 +1,7 @@
 """Scoring pairs and keeping the best: equal to sorting all scores; and drawing pairs at random."""
 
 import json
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,11 +15,13 @@ from helpers import selector_network, some_clips
 
 from l2a_ray.errors import DatasetError, SelectorFileError, SettingError, StageError
 from l2a_ray.pairs.draw import draw_pairs, draw_sound_pairs
-from l2a_ray.pairs.settings import SelectSettings
+from l2a_ray.pairs.groups import Groups
+from l2a_ray.pairs.settings import SelectSettings, Within
+from l2a_ray.pairs.table import ENDS, spans
 from l2a_ray.pairs.vectors import ClipVectors, Floats, Rows, class_agreement, pair_observation
 from l2a_ray.selector.network import SelectorNetwork
-from l2a_ray.selector.scoring import agreement_scorer, omega, pair_scorer, score_pairs
-from l2a_ray.selector.selection import select_pairs
+from l2a_ray.selector.scoring import Scorer, agreement_scorer, omega, pair_scorer, score_pairs
+from l2a_ray.selector.selection import begin_tally, score_group, select_pairs
 from l2a_ray.selector.tally import BINS, TopK
 
 RAYS_OWN = r"ignore::DeprecationWarning:ray\..*"
@@ -43,8 +46,9 @@ def test_top_k_equals_sorting_everything(k: int, levels: int) -> None:
     scores: Floats = rng.integers(levels, size=1000).astype(np.float32)
     top, order = TopK(k), rng.permutation(1000)
     for rows in np.array_split(order, 37):
-        top.update(scores[rows], rows)
-    kept, rows = top.result()
+        top.update(scores[rows], rows, -scores[rows])
+    negated, rows = top.result()
+    kept = -negated
     assert rows.tolist() == in_plain(scores, k).tolist()
     assert kept.tolist() == scores[rows].tolist()
 
@@ -52,7 +56,8 @@ def test_top_k_equals_sorting_everything(k: int, levels: int) -> None:
 def test_top_k_holds_no_more_than_twice_k_between_updates() -> None:
     top = TopK(10)
     for start in range(0, 5000, 50):
-        top.update(np.linspace(start, start + 1, 50, dtype=np.float32), np.arange(start, start + 50))
+        scores = np.linspace(start, start + 1, 50, dtype=np.float32)
+        top.update(scores, np.arange(start, start + 50), scores)
         assert len(top) < 20
 
 
@@ -177,11 +182,89 @@ def test_select_refuses_a_missing_and_an_empty_table(tmp_path: Path) -> None:
         draw_pairs(pairs, SelectSettings(), 0, tmp_path)
 
 
+def tallied(folder: Path, clips: ClipVectors, scorer: Scorer, settings: SelectSettings, seed: int = 0) -> pd.DataFrame:
+    """Select in this process, a row group after another; returns the selected pairs."""
+    path, groups = folder / "pairs.parquet", Groups.of(folder / "pairs.parquet", settings.within)
+    tally = begin_tally(path, clips, settings, seed)
+    for group, (start, _) in reversed(list(enumerate(spans(path)))):
+        rng = np.random.default_rng([seed, group]) if settings.draw == "omega" else None
+        tally.update(*score_group(path, group, start, clips, scorer, groups, rng))
+    tally.write(path, folder / "out")
+    return pd.read_parquet(folder / "out" / "selected.parquet")
+
+
+@pytest.mark.parametrize("within", ["all", "class", "foreground"])
+def test_each_group_keeps_the_best_of_its_own(within: Within, exact: SelectorNetwork, tmp_path: Path) -> None:
+    clips = exact_clips()
+    pairs = write_pairs(tmp_path / "pairs.parquet", clips, 4000)
+    logits = pair_scorer(exact, clips)(*(clips.rows(pairs[end].tolist()) for end in ENDS))
+    ranked = pairs.assign(score=omega(logits), key=-logits).sort_values("key", kind="stable")
+    column = {"all": np.zeros(4000), "class": ranked["foreground_label"], "foreground": ranked["foreground"]}[within]
+    place, size = (ranked.groupby(column)["key"].transform(how) for how in ("cumcount", "size"))
+    budget = np.maximum(1, (0.2 * size).round())
+    expected = ranked[place.groupby(place.index).first().loc[ranked.index] < budget].drop(columns="key")
+    found = tallied(tmp_path, clips, pair_scorer(exact, clips), SelectSettings(budget=0.2, within=within))
+    pd.testing.assert_frame_equal(found, expected.reset_index(drop=True), check_dtype=False)
+    draw_pairs(tmp_path / "pairs.parquet", SelectSettings(budget=0.2, within=within), 3, tmp_path)
+    drawn = pd.read_parquet(tmp_path / "random.parquet")
+    groups = {"all": [], "class": ["foreground_label"], "foreground": ["foreground"]}[within]
+    if groups:
+        assert drawn.groupby(groups).size().to_dict() == found.groupby(groups).size().to_dict()
+    assert len(drawn) == len(found)
+
+
+def test_no_clip_is_used_more_often_than_its_cap(exact: SelectorNetwork, tmp_path: Path) -> None:
+    clips = exact_clips()
+    pairs = write_pairs(tmp_path / "pairs.parquet", clips, 4000)
+    settings = SelectSettings(budget=0.2, within="class", most_per_clip=15)
+    found = tallied(tmp_path, clips, pair_scorer(exact, clips), settings)
+    assert all(found[end].value_counts().max() == 15 for end in ENDS)
+    # Greedily, pair by pair, from the best to the worst.
+    logits = pair_scorer(exact, clips)(*(clips.rows(pairs[end].tolist()) for end in ENDS))
+    left = (0.2 * pairs.groupby("foreground_label").size()).round().to_dict()
+    fronts, backs, expected = Counter[str](), Counter[str](), set()
+    for row in np.argsort(-logits, kind="stable"):
+        front, back, label = pairs.loc[row, [*ENDS, "foreground_label"]]
+        if left[label] and fronts[front] < 15 and backs[back] < 15:
+            expected.add((front, back))
+            left[label], fronts[front], backs[back] = left[label] - 1, fronts[front] + 1, backs[back] + 1
+    assert set(found[ENDS].itertuples(index=False, name=None)) == expected
+    draw_pairs(tmp_path / "pairs.parquet", settings, 3, tmp_path)
+    drawn = pd.read_parquet(tmp_path / "random.parquet")
+    assert all(drawn[end].value_counts().max() <= 15 for end in ENDS) and len(drawn) > 0.95 * len(found)
+
+
+def test_a_cap_that_leaves_less_than_the_budget_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    clips = exact_clips()
+    write_pairs(tmp_path / "pairs.parquet", clips, 4000)
+    scorer = agreement_scorer(clips, known=True)
+    found = tallied(tmp_path, clips, scorer, SelectSettings(budget=0.5, most_per_clip=3))
+    assert len(found) <= 180 and f"lets {len(found)} pairs be kept, the budget 2000" in caplog.text
+
+
+def test_pairs_drawn_by_omega_are_there_in_proportion_to_it(tmp_path: Path) -> None:
+    """Of four pairs one has omega 0.9, the others 0.1. It is among two drawn without replacement with a chance of
+    0.75 at first and, if not, of 0.9 in 1.1 then."""
+    pairs = pa.table({"foreground": [f"{n:016x}" for n in range(4)], "background": ["0" * 16] * 4})
+    labels = pa.array([0] * 4, pa.int32())
+    pairs = pairs.append_column("foreground_label", labels).append_column("background_label", labels)
+    pq.write_table(pairs, tmp_path / "pairs.parquet")
+    clips = ClipVectors(np.array([f"{n:016x}" for n in range(4)], np.bytes_), *[np.zeros((4, 0), np.float32)] * 2)
+    logits = np.log(np.array([9, 1 / 9, 1 / 9, 1 / 9], np.float32))
+    settings = SelectSettings(budget=0.5, draw="omega")
+    count = 600
+    kept = [tallied(tmp_path, clips, lambda front, back: logits[front], settings, seed) for seed in range(count)]
+    share = np.mean([f"{0:016x}" in set(found["foreground"]) for found in kept])
+    exactly = 0.75 + 0.25 * 0.9 / 1.1
+    assert abs(share - exactly) < 4 * np.sqrt(exactly * (1 - exactly) / count)
+    assert {round(float(score), 4) for found in kept for score in found["score"]} == {0.9, 0.1}
+
+
 # --- drawing
 
 
-@pytest.mark.parametrize("per_class", [False, True])
-def test_sound_pairs_are_drawn_among_sound_clips_alone(tmp_path: Path, per_class: bool) -> None:
+@pytest.mark.parametrize("within", ["all", "class"])
+def test_sound_pairs_are_drawn_among_sound_clips_alone(tmp_path: Path, within: Within) -> None:
     clips = exact_clips()
     pairs = write_pairs(tmp_path / "pairs.parquet", clips, 4000)
     names = clips.ids_N.astype(str)
@@ -190,13 +273,13 @@ def test_sound_pairs_are_drawn_among_sound_clips_alone(tmp_path: Path, per_class
     truth.assign(split="train").to_parquet(tmp_path / "truth.parquet")
     index["path"] = [str(tmp_path / path) for path in index["path"]]
     sound = set(names[truth["bad"] == ""])
-    settings = SelectSettings(budget=0.1, per_class=per_class)
+    settings = SelectSettings(budget=0.1, within=within)
     draw_sound_pairs(tmp_path / "pairs.parquet", index, str(tmp_path), settings, 3, tmp_path)
     drawn = pd.read_parquet(tmp_path / "random.parquet")
     assert set(drawn["foreground"]) | set(drawn["background"]) <= sound
     assert drawn.columns.tolist() == pairs.columns.tolist()
     budgets = (0.1 * pairs.groupby("foreground_label").size()).round()
-    if per_class:
+    if within == "class":
         assert drawn.groupby("foreground_label").size().tolist() == budgets.tolist()
     assert abs(len(drawn) - 400) <= 1 and drawn["foreground"].nunique() == 40
     with pytest.raises(StageError, match="no candidate pair of two sound clips"):

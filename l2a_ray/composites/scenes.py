@@ -21,8 +21,9 @@ from l2a_ray.composites.composite import Mask, composite, place
 from l2a_ray.composites.loader import Sample
 from l2a_ray.composites.settings import CompositeSettings
 from l2a_ray.errors import StageError
+from l2a_ray.pairs.match import has_actor, has_scene
 from l2a_ray.pairs.settings import MatchSettings
-from l2a_ray.prepare.store import NO_BACKGROUND, Choice, ClipStore
+from l2a_ray.prepare.store import Choice, ClipStore
 from l2a_ray.videos.splits import Role, may
 
 Frames = NDArray[np.uint8]
@@ -33,9 +34,7 @@ REAL: SetName = "real"
 ACTORS = CompositeSettings(mix_labels=False)
 """How a composite to test on is made: all that was found in the clip, on a cleaned scene, with the actor's label."""
 LIMITS = MatchSettings()
-"""How large an actor must, and may, be: `match`'s defaults, whatever a run's are, for runs are compared on the same."""
-SEEN = 0.5
-"""Least share of a clip's frames in which its actor must be seen: where it is not, nothing bears the label. Ours."""
+"""Which actors and scenes serve: by `match`'s defaults, whatever a run's are, for runs are compared on the same."""
 _SIDE = 256  # pixels: of the frames that the numbers of SCUBA's stripes are for
 
 
@@ -77,7 +76,7 @@ def clip_sets(
     Raises:
         StageError: the store has no clip of that role.
     """
-    index = store.columns("id", "label", "group", "split", "foreground_ratio", "remark")
+    index = store.columns("id", "label", "group", "split", "foreground_ratio", "foreground_frames", "remark")
     clips = index[may(index["split"], role)]
     if among is not None:
         clips = clips[clips["id"].isin(among)]
@@ -86,7 +85,7 @@ def clip_sets(
     plain = clips[["id", "label"]].assign(background="")
     sets = [ClipSet(REAL, plain)]
     if scenes or stripes:
-        clips = clips.assign(actor=has_actor(clips, store), scene=has_scene(clips))
+        clips = clips.assign(actor=has_actor(clips, LIMITS), scene=has_scene(clips, LIMITS))
     if scenes:
         placed = other_scenes(clips, scenes)
         sets.append(ClipSet("scenes", placed, len(clips) - placed["id"].nunique()))
@@ -94,20 +93,6 @@ def clip_sets(
         actors = plain[clips["actor"]]
         sets += [ClipSet(name, actors, len(clips) - len(actors)) for name in ("stripes", "still")]
     return sets
-
-
-def has_actor(clips: pd.DataFrame, store: ClipStore) -> list[bool]:
-    """Return which clips show enough of an actor, and in enough of their frames, to be set before something else."""
-    large = clips["foreground_ratio"] >= LIMITS.min_foreground
-    return [
-        bool(enough) and store.read_parts(clip_id, ("objects",))["objects"].any(axis=(1, 2)).mean() >= SEEN
-        for clip_id, enough in zip(clips["id"], large, strict=True)
-    ]
-
-
-def has_scene(clips: pd.DataFrame) -> "pd.Series[bool]":
-    """Return which clips show enough of a scene to set another's actor before it."""
-    return (clips["remark"] != NO_BACKGROUND) & (clips["foreground_ratio"] <= LIMITS.max_foreground)
 
 
 def other_scenes(clips: pd.DataFrame, count: int) -> pd.DataFrame:

@@ -1,6 +1,6 @@
 """Drawing candidate pairs at random: the arm that owes nothing to a Selector, and what else is drawn."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 import numpy as np
 import pandas as pd
@@ -8,46 +8,34 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from l2a_ray.errors import DatasetError, StageError
+from l2a_ray.pairs.groups import Groups, split, take_capped
 from l2a_ray.pairs.settings import SelectSettings
-from l2a_ray.pairs.table import (
-    ENDS,
-    LABEL,
-    count_pairs,
-    group_sizes,
-    open_pairs,
-    read_pairs,
-    rows_of,
-    spans,
-    write_table,
-)
+from l2a_ray.pairs.table import ENDS, LABEL, count_pairs, open_pairs, read_pairs, spans, write_table
 from l2a_ray.pairs.truth import read_truth, sound_clips
 from l2a_ray.pairs.vectors import Rows
 from l2a_ray.storage.files import AnyPath
 
 
-def group_budgets(path: AnyPath, settings: SelectSettings) -> dict[int, tuple[int, int]]:
-    """Return the number of pairs of each group, and how many of them are kept: max(1, round(budget * pairs)).
-
-    The groups are the foreground classes, or all pairs are the group 0.
-
-    Raises:
-        StageError: there is no candidate pair.
-    """
-    total = count_pairs(path)
-    sizes = group_sizes(path) if settings.per_class else {0: total}
-    return {group: (size, max(1, round(settings.budget * size))) for group, size in sizes.items()}
+def budgets_of(sizes: Mapping[int, int], settings: SelectSettings) -> dict[int, int]:
+    """Return how many pairs of each group are kept, max(1, round(budget * pairs)), given how many it has."""
+    return {group: max(1, round(settings.budget * size)) for group, size in sizes.items()}
 
 
 def draw_rows(path: AnyPath, settings: SelectSettings, seed: int) -> Rows:
-    """Draw as many rows as the budget keeps, evenly in each of its groups; sorted.
+    """Draw as many rows as the budget and the cap keep, evenly in each of the groups; sorted.
 
     Raises:
         StageError: there is no candidate pair.
     """
-    rng = np.random.default_rng(seed)
-    groups = group_budgets(path, settings).items()
-    drawn = {group: np.sort(rng.choice(size, budget, replace=False)) for group, (size, budget) in groups}
-    return rows_of(path, drawn) if settings.per_class else drawn[0]
+    rng, groups = np.random.default_rng(seed), Groups.of(path, settings.within)
+    sizes = groups.sizes(path)
+    budgets = budgets_of(sizes, settings)
+    if settings.most_per_clip is not None:
+        order = rng.permutation(sum(sizes.values()))
+        numbers = groups.all_numbers(path)[order]
+        return np.sort(take_capped(path, order, numbers, budgets, settings.most_per_clip))
+    drawn = {group: np.sort(rng.choice(sizes[group], budget, replace=False)) for group, budget in budgets.items()}
+    return groups.rows(path, drawn)
 
 
 def draw_pairs(path: AnyPath, settings: SelectSettings, seed: int, out: AnyPath) -> None:
@@ -57,7 +45,7 @@ def draw_pairs(path: AnyPath, settings: SelectSettings, seed: int, out: AnyPath)
 
     Args:
         path: the candidate pairs.
-        settings: how many, of all pairs or of each foreground class.
+        settings: how many, and of what.
         seed: of the draw.
         out: folder to write to.
 
@@ -78,7 +66,7 @@ def draw_sound_pairs(
         path: the candidate pairs.
         index: rows of ``ClipStore.index``.
         root: folder of the data set, whose ``truth.parquet`` says which videos are bad.
-        settings: how many, of all pairs or of each foreground class.
+        settings: how many, and of what.
         seed: of the draw.
         out: folder to write to.
 
@@ -90,27 +78,32 @@ def draw_sound_pairs(
     if truth is None:
         advice = "Choose another source of pairs, or data that `l2a generate` made"
         raise DatasetError(f"{root}: holds no truth.parquet, which says which videos are bad. {advice}")
-    rows, labels = _sound_rows(path, sound_clips(truth, index))
-    rng, drawn = np.random.default_rng(seed), list[Rows]()
-    for group, (_, budget) in group_budgets(path, settings).items():
-        own = rows[labels == group] if settings.per_class else rows
-        drawn.append(rng.choice(own, min(budget, len(own)), replace=False))
+    groups = Groups.of(path, settings.within)
+    rows, numbers = _sound_rows(path, sound_clips(truth, index), groups)
+    budgets = budgets_of(groups.sizes(path), settings)
+    rng, drawn = np.random.default_rng(seed), [np.empty(0, np.int64)]
+    if settings.most_per_clip is not None:
+        order = rng.permutation(len(rows))
+        drawn.append(take_capped(path, rows[order], numbers[order], budgets, settings.most_per_clip))
+    else:
+        for group, places in split(numbers):
+            drawn.append(rng.choice(rows[places], min(budgets[group], len(places)), replace=False))
     chosen = np.sort(np.concatenate(drawn))
     if not len(chosen):
         raise StageError(f"{path}: there is no candidate pair of two sound clips")
     write_table(out / "random.parquet", read_pairs(path, chosen))
 
 
-def _sound_rows(path: AnyPath, sound: Collection[str]) -> tuple[Rows, Rows]:
-    """Return the row numbers of pairs of sound clips, and their foreground labels."""
+def _sound_rows(path: AnyPath, sound: Collection[str], groups: Groups) -> tuple[Rows, Rows]:
+    """Return the row numbers of pairs of sound clips, and the numbers of their groups."""
     known, pairs = pa.array(sorted(sound), pa.string()), open_pairs(path)
-    rows, labels = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
+    rows, numbers = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
     for group, (start, _) in enumerate(spans(path)):
         table = pairs.read_row_group(group, columns=[*ENDS, LABEL])
         good = pc.and_(*(pc.is_in(table[end], value_set=known) for end in ENDS)).to_numpy()
         rows.append(start + np.flatnonzero(good))
-        labels.append(table[LABEL].to_numpy()[good].astype(np.int64))
-    return np.concatenate(rows), np.concatenate(labels)
+        numbers.append(groups.numbers(table)[good])
+    return np.concatenate(rows), np.concatenate(numbers)
 
 
 def draw_candidates(path: AnyPath, most: int, seed: int) -> pa.Table:

@@ -7,6 +7,7 @@ Axes: L classes, D numbers of an embedding.
 
 import logging
 from collections.abc import Iterator, Sequence
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -22,6 +23,7 @@ from l2a_ray.storage.files import AnyPath, open_new, write_bytes
 from l2a_ray.videos.splits import refuse_others
 
 logger = logging.getLogger(__name__)
+Actors = Literal["foreground", "people"]
 PAIR_SCHEMA = pa.schema(
     [
         ("foreground", pa.string()),
@@ -58,6 +60,17 @@ def nearest_neighbours(
     return np.where(np.isfinite(best), nearest, -1), best
 
 
+def has_actor(clips: pd.DataFrame, settings: MatchSettings, actors: Actors = "foreground") -> "pd.Series[bool]":
+    """Return which rows of ``ClipStore.index`` show enough of an actor, in enough frames, to be pasted elsewhere."""
+    large = clips[f"{actors}_ratio"] >= settings.min_foreground
+    return large & (clips[f"{actors}_frames"] >= settings.min_actor_frames)
+
+
+def has_scene(clips: pd.DataFrame, settings: MatchSettings) -> "pd.Series[bool]":
+    """Return which rows of ``ClipStore.index`` show enough of a scene to paste another's actor on."""
+    return (clips["remark"] != NO_BACKGROUND) & (clips["foreground_ratio"] <= settings.max_foreground)
+
+
 class Pools:
     """Which training clips of each class can serve as foreground and as background, as positions in a table.
 
@@ -65,18 +78,17 @@ class Pools:
         index: rows of ``ClipStore.index``; clips outside the training split are left out.
         classes: class names, position = label.
         settings: kind and limits.
-        actors: column that says how much of a foreground will be pasted: ``foreground_ratio`` or ``people_ratio``.
+        actors: whose pixels will be pasted: ``foreground``, all objects', or ``people``'s.
     """
 
     def __init__(
-        self, index: pd.DataFrame, classes: Sequence[str], settings: MatchSettings, actors: str = "foreground_ratio"
+        self, index: pd.DataFrame, classes: Sequence[str], settings: MatchSettings, actors: Actors = "foreground"
     ) -> None:
         self.table = index[index["split"] == "train"]
         self.classes, self.settings = classes, settings
         self.labels = self.table["label"].to_numpy(np.int32)
-        self._actors = self.table[actors].to_numpy() >= settings.min_foreground
-        seen = (self.table["remark"] != NO_BACKGROUND).to_numpy()
-        self._scenes = seen & (self.table["foreground_ratio"].to_numpy() <= settings.max_foreground)
+        self._actors = has_actor(self.table, settings, actors).to_numpy()
+        self._scenes = has_scene(self.table, settings).to_numpy()
 
     def foregrounds(self, label: int) -> NDArray[np.int64]:
         """Return the clips of a class that show enough of an actor."""
@@ -108,8 +120,9 @@ class Pools:
         every = f"the masks of all its {count} training clips cover"
         none = "it has no training clip"
         if not self.foregrounds(label).size:
-            limit = f"less than match.min_foreground={self.settings.min_foreground}"
-            yield name, "foreground", f"{every} {limit} of the pixels" if count else none
+            limit = f"less than match.min_foreground={self.settings.min_foreground} of the pixels"
+            frames = f"or less than match.min_actor_frames={self.settings.min_actor_frames} of the frames"
+            yield name, "foreground", f"{every} {limit}, {frames}" if count else none
         elif not paired:
             others = "its own class but itself" if self.settings.kind == "same_class" else "another class"
             yield name, "foreground", f"no clip of {others} can serve as background"
@@ -163,7 +176,7 @@ def write_candidates(
     settings: MatchSettings,
     seed: int,
     out: AnyPath,
-    actors: str = "foreground_ratio",
+    actors: Actors = "foreground",
 ) -> None:
     """Write ``pairs.parquet`` (all candidate pairs) and ``left_out.parquet`` (class_name, role, reason).
 
@@ -172,7 +185,7 @@ def write_candidates(
     whose name is nearest; the neighbour is another one where none of that class's clips can serve as background.
 
     Args:
-        index: ``ClipStore.index``; the columns id, label, split, remark, foreground_ratio and ``actors`` are read.
+        index: ``ClipStore.index``; the columns id, label, split, remark and those of the masks are read.
         classes: class names, position = label.
         settings: kind, embedding and limits.
         seed: of the random kind.

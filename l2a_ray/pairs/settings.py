@@ -9,6 +9,7 @@ from l2a_ray.fields import at_least, check, setting, within
 from l2a_ray.storage.files import as_path
 
 LabelEncoding = Literal["one_hot", "name"]
+Within = Literal["all", "class", "foreground"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,11 +49,16 @@ class MatchSettings:
     min_foreground: float = 0.005
     """Least share of a clip's pixels under its mask to serve as foreground; below it little is seen. Ours."""
 
+    min_actor_frames: float = 0.5
+    """Least share of a clip's frames in which its mask is not empty, to serve as foreground: in the others a composite
+    shows a scene alone, under another's label. Ours."""
+
     max_foreground: float = 0.9
     """Largest share of a clip's pixels under its mask to serve as background; beyond it all is inpainted. Ours."""
 
     def __post_init__(self) -> None:
-        check(self, min_foreground=within(0, 1), max_foreground=within(0, 1))
+        share = within(0, 1)
+        check(self, min_foreground=share, min_actor_frames=share, max_foreground=share)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,9 +68,19 @@ class SelectSettings:
     budget: float = 0.12
     """Share of the candidate pairs that is kept, in (0, 1]. The paper's Table 1 keeps 12K of 99K matched pairs."""
 
-    per_class: bool = False
-    """Whether the budget is a share of each foreground class's pairs, so that the classes stay as even as they were.
-    Ours; without it (paper, 4.1) easy classes can take all of a small budget."""
+    within: Within = "all"
+    """What keeps its share of its own pairs: `all` together; each foreground `class`, so that the classes stay as even
+    as they were; or each `foreground` clip, which leaves the choice of its backgrounds alone. Origin: `all`, the paper,
+    4.1, where easy classes can take all of a small budget; the others are ours."""
+
+    draw: Literal["top", "omega"] = "top"
+    """How the pairs are kept. `top`: the highest scores (paper, 4.1). `omega`: drawn one after another, each with a
+    chance in proportion to its score, so that low ones are there too, as in the masks that the Selector learned with
+    (ours)."""
+
+    most_per_clip: int | None = None
+    """At most so many pairs share a foreground, and so many a background; none: any number (paper). Fewer pairs than
+    the budget are kept where it allows no more. Ours."""
 
     worst: int = 12
     """How many of the lowest scored pairs are kept to be looked at (ours)."""
@@ -74,7 +90,11 @@ class SelectSettings:
 
     def __post_init__(self) -> None:
         """Refuse shares that keep nothing or more than there is."""
-        check(self, budget=_share, worst=at_least(1), gpus=at_least(0))
+        check(self, budget=_share, most_per_clip=_cap, worst=at_least(1), gpus=at_least(0))
+
+
+def _cap(value: int | None) -> str | None:
+    return None if value is None else at_least(1)(value)
 
 
 def _share(value: float) -> str | None:

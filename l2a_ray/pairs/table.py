@@ -1,7 +1,6 @@
 """The table of candidate pairs on disk, a row group in memory at a time. Axes: K rows that are wanted."""
 
 import io
-from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -42,31 +41,6 @@ def count_pairs(path: AnyPath) -> int:
         advice = "Check match.min_foreground and the masks, and run `l2a match` again"
         raise StageError(f"{path}: there is no candidate pair. {advice}")
     return total
-
-
-def group_sizes(path: AnyPath) -> dict[int, int]:
-    """Count the pairs of every foreground class."""
-    sizes: Counter[int] = Counter()
-    pairs = open_pairs(path)
-    for group in range(pairs.num_row_groups):
-        labels = pairs.read_row_group(group, columns=[LABEL])[LABEL]
-        sizes.update(labels.to_numpy().tolist())
-    return dict(sorted(sizes.items()))
-
-
-def rows_of(path: AnyPath, places: dict[int, Rows]) -> Rows:
-    """Turn places among the pairs of each foreground class (sorted) into row numbers of the table, sorted."""
-    rows: list[Rows] = []
-    before = dict.fromkeys(places, 0)
-    pairs = open_pairs(path)
-    for group, (start, _) in enumerate(spans(path)):
-        labels = pairs.read_row_group(group, columns=[LABEL])[LABEL].to_numpy()
-        for label, wanted in places.items():
-            mine = np.flatnonzero(labels == label)
-            first, last = np.searchsorted(wanted, [before[label], before[label] + len(mine)])
-            rows.append(start + mine[wanted[first:last] - before[label]])
-            before[label] += len(mine)
-    return np.sort(np.concatenate(rows))
 
 
 def check_clips(path: AnyPath, clips: ClipVectors) -> None:

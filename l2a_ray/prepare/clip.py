@@ -117,5 +117,12 @@ def _describe(clip: Clip, planes: Planes, remark: str) -> Row:
         "width": clip.frames_THWC.shape[2],
         "foreground_ratio": float(planes.objects.mean()),
         "people_ratio": float(planes.people.mean()),
+        "foreground_frames": _frames(planes.objects),
+        "people_frames": _frames(planes.people),
         "remark": remark,
     }
+
+
+def _frames(mask_THW: NDArray[np.bool_]) -> float:
+    """Return the share of frames in which the mask is not empty."""
+    return float(mask_THW.any(axis=(1, 2)).mean())

@@ -9,7 +9,7 @@ from l2a_ray.prepare.inpaint.settings import InpaintSettings
 from l2a_ray.prepare.segment.settings import SegmentSettings
 from l2a_ray.videos.settings import DecodeSettings
 
-MAKER = 1
+MAKER = 2
 """Raised when the same video and settings give another clip than before."""
 
 

@@ -37,7 +37,7 @@ from l2a_ray.storage.files import (
     write_json,
 )
 
-VERSION = 3
+VERSION = 4
 Row = dict[str, Any]
 """A row of the index or of the table of failures, or what a clip's file says of itself."""
 Part = Literal["frames", "background", "objects", "people", "boxes", "people_boxes"]
@@ -60,6 +60,8 @@ INDEX_DTYPES = {
     "width": "int32",
     "foreground_ratio": "float64",
     "people_ratio": "float64",
+    "foreground_frames": "float64",
+    "people_frames": "float64",
     "remark": "str",
     "source_hash": "str",
     "source_size": "int64",

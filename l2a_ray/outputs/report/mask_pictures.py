@@ -14,7 +14,7 @@ from l2a_ray.storage.files import AnyPath
 
 LEGEND = (
     "Of each clip the middle one of the frames that have a mask, with its outline; below, the share of the frames that "
-    "have one, and the share of these pictures that it covers."
+    "have one, and the share of these pictures that the actor's mask covers."
 )
 WORST = (
     "Clips without any mask and with one in few frames come first, then masks far smaller or larger than the usual. "
@@ -38,7 +38,7 @@ def draw_masks(looked: pd.DataFrame, metrics: Json, store: ClipStore, plane: Par
     """
     drawn: dict[str, Picture] = {}
     if metrics:
-        figure, caption = _actors(looked[looked["sampled"]], metrics)
+        figure, caption = _actors(looked, metrics)
         drawn["actors"] = Picture(out / "plots" / "actors.png", "Frames with an actor", caption)
         save(figure, drawn["actors"].path)
     worst, best = worst_and_best(looked)
@@ -61,9 +61,9 @@ def _tile(clip: Any, store: ClipStore, plane: Part) -> ClipTile | None:
     return None if image is None else ClipTile(image, [(short(clip.class_name, 24), INK), (found, SOFT)])
 
 
-def _actors(sample: pd.DataFrame, metrics: Json) -> tuple[Figure, str]:
+def _actors(looked: pd.DataFrame, metrics: Json) -> tuple[Figure, str]:
     """Draw a bar a class, the least at the top; of many classes, the least."""
-    classes = sample.groupby("class_name")["share"].agg(["mean", "size"]).sort_values("mean", kind="stable")
+    classes = looked.groupby("class_name")["share"].agg(["mean", "size"]).sort_values("mean", kind="stable")
     shown = classes.head(NAMED_CLASSES)
     figure, (ax,) = new_figure(0.7 + 0.21 * len(shown), grid="x")
     y, percent, mean = range(len(shown)), 100 * shown["mean"], 100 * metrics["masks/frames_with_actor"]
@@ -77,8 +77,8 @@ def _actors(sample: pd.DataFrame, metrics: Json) -> tuple[Figure, str]:
     ax.set(xlim=(0, 100), ylim=(len(shown) - 0.4, -0.6), xlabel="frames with an actor, %")
     which = "" if len(shown) == len(classes) else f" The {len(shown)} classes with the least of {len(classes)}."
     caption = (
-        f"Share of a training clip's frames in which the mask is not empty, on {len(sample)} clips drawn evenly, "
-        f"class by class; dashed: the mean over these clips, {mean:.1f} %.{which} In a frame without an actor nothing "
-        "is pasted: composites of a class far below the others show scenes that bear its label."
+        f"Share of a training clip's frames in which the mask is not empty, class by class, of {len(looked)} clips; "
+        f"dashed: the mean over the clips, {mean:.1f} %.{which} In a frame without an actor nothing is pasted: "
+        "composites of a class far below the others show scenes that bear its label."
     )
     return figure, caption

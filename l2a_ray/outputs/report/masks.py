@@ -1,63 +1,34 @@
-"""How good the masks are, at a glance: measured on an even sample of the clips that composites take actors from.
-
-Axes: T time, H height, W width, C channel.
-"""
+"""How good the masks are, at a glance: of the clips that composites take actors from."""
 
 from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
-from l2a_ray.outputs.export import UNREADABLE
 from l2a_ray.outputs.report.spread import Json
 from l2a_ray.prepare.store import ClipStore, Part
 
-SAMPLE = 300  # clips: a share of them has a standard error of 3 points at most, and they are read in seconds
 SHOWN = 12
 BARE = SHOWN // 2  # of the worst that are shown, at most so many without any mask, which all look alike
-COLUMNS = ["id", "class_name", "label", "sampled", "share", "area"]
 
 
 def look_at_masks(store: ClipStore, plane: Part) -> pd.DataFrame:
-    """Measure the masks of some training clips: an even sample, class by class, and the extremes of the whole index.
-
-    What each clip's mask covers stands in the index, in how many of its frames does not: only its file tells. So the
-    number of files that are read is bounded, whatever the number of clips.
+    """Return what the index says of the training clips' masks.
 
     Args:
         store: the prepared clips.
-        plane: the mask that is pasted.
+        plane: the mask that is pasted; of boxes, the mask that they are around.
 
     Returns:
-        A row a clip: id, class_name, label; ``sampled``, whether it is one of the even sample; ``share`` of its frames
-        in which the mask is not empty; ``area``, the share of the pixels that the mask covers in these frames, NaN if
-        there are none. Clips whose file cannot be read are left out.
+        A row a clip: id, class_name, label; ``share`` of its frames in which the mask is not empty; ``area``, the share
+        of the pixels that the mask covers in these frames, NaN if there are none.
     """
-    ratio = "people_ratio" if plane.startswith("people") else "foreground_ratio"
-    table = store.columns("id", "class_name", "label", "split", ratio)
+    actors = "people" if plane.startswith("people") else "foreground"
+    table = store.columns("id", "class_name", "label", "split", f"{actors}_ratio", f"{actors}_frames")
     table = table[table["split"] == "train"].sort_values(["label", "id"], ignore_index=True)
-    even = np.unique(np.linspace(0, len(table) - 1, min(SAMPLE, len(table))).round().astype(int))
-    rows = np.union1d(even, _extremes(table[ratio]))
-    seen = []
-    for row in rows:
-        try:
-            mask_THW = store.read_parts(table["id"][row], [plane])[plane]
-        except UNREADABLE:
-            continue
-        found_T = mask_THW.any(axis=(1, 2))
-        area = float(mask_THW[found_T].mean()) if found_T.any() else np.nan
-        clip = table.loc[row, ["id", "class_name", "label"]]
-        seen.append((*clip, bool(np.isin(row, even)), float(found_T.mean()), area))
-    return pd.DataFrame(seen, columns=COLUMNS)
-
-
-def _extremes(ratio: "pd.Series[float]") -> NDArray[np.int64]:
-    """Return the rows that the index alone suggests as worst and best: nothing, least, most and middling."""
-    some = ratio[ratio > 0].sort_values(kind="stable")
-    middle = max(0, len(some) // 2 - SHOWN)
-    parts = (ratio[ratio == 0][:SHOWN], some[:SHOWN], some[-SHOWN:], some[middle : middle + 2 * SHOWN])
-    return np.unique(np.concatenate([part.index.to_numpy(np.int64) for part in parts]))
+    share = table[f"{actors}_frames"]
+    area = table[f"{actors}_ratio"] / share.where(share > 0)
+    return table[["id", "class_name", "label"]].assign(share=share, area=area)
 
 
 def rank(looked: pd.DataFrame) -> pd.DataFrame:
@@ -84,15 +55,14 @@ def worst_and_best(looked: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def summarise_masks(looked: pd.DataFrame, classes: Sequence[str]) -> Json:
-    """Return the numbers of the even sample."""
-    sample = looked[looked["sampled"]]
-    if sample.empty:
+    """Return the numbers of all these clips; none if there are no clips."""
+    if looked.empty:
         return {}
-    by_class = sample.groupby("label")["share"].mean()
+    by_class = looked.groupby("label")["share"].mean()
     return {
-        "masks/clips_sampled": len(sample),
-        "masks/frames_with_actor": sample["share"].mean(),
-        "masks/clips_without_actor": (sample["share"] == 0).mean(),
-        "masks/median_area": sample["area"].median() if sample["area"].any() else None,
+        "masks/clips": len(looked),
+        "masks/frames_with_actor": looked["share"].mean(),
+        "masks/clips_without_actor": (looked["share"] == 0).mean(),
+        "masks/median_area": looked["area"].median() if looked["area"].any() else None,
         "masks/frames_with_actor_by_class": {name: by_class.get(label) for label, name in enumerate(classes)},
     }

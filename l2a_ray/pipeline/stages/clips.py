@@ -101,9 +101,15 @@ class Match(SeededStage):
         from l2a_ray.pairs.match import write_candidates
 
         store = open_store(inputs, self.prepare)
-        actors = "people_ratio" if self.objects == "people" else "foreground_ratio"
         with owned_by("match"):
-            write_candidates(store.index, store.classes, self.match, self.seed, out, actors)
+            write_candidates(
+                store.index,
+                store.classes,
+                self.match,
+                self.seed,
+                out,
+                "people" if self.objects == "people" else "foreground",
+            )
 
 
 def open_store(inputs: Inputs, prepare: Prepare) -> "ClipStore":
