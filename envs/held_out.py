@@ -1,4 +1,4 @@
-"""The part of D_val that gives no reward, and what only it can tell: whether the reward means anything.
+"""The part of D_val that gives no reward, and whether the reward means anything: whether two parts of D_val agree.
 
 Axes: N clips, B pairs, G source videos, R resamples.
 """
@@ -61,6 +61,16 @@ class Judged:
     credit_NB: NDArray[np.float32]
     sources: Sequence[str]
     labels: Sequence[int]
+
+    def halves(self) -> tuple["Judged", "Judged"]:
+        """Return two halves, as :func:`hold_out` cuts them; the second is empty where that cannot."""
+        table = pd.DataFrame({"class_name": self.labels, "group": self.sources}).assign(id=range(len(self.labels)))
+        apart = table["id"].isin(hold_out(table, 1 / 2))
+        one, other = (
+            Judged(self.credit_NB[part.index], part["group"].tolist(), part["class_name"].tolist())
+            for part in (table[~apart], table[apart])
+        )
+        return one, other
 
     def drawn(self, rng: np.random.Generator) -> NDArray[np.float64]:
         """Return what each pair was worth to the part (as a sum) and, drawn anew so often, to others: (1 + R, B).

@@ -177,7 +177,6 @@ class PairSelectionEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.int8]]):
             told |= {f"val_{name}": val.mean().item(), f"held_out_{name}": held_out.mean().item()}
         if outcome.instead:
             objective_N = outcome.instead.get(WEIGHTED, (None, objective_N))[1] - outcome.instead[ALL][1]
-        assert self._trial.sources is not None
         names, place_N = np.unique(self._trial.sources[1], return_inverse=True)
         sums_G = np.bincount(place_N, weights=objective_N.numpy())
         # Scaled so that the mean over sources is the one over clips, of which a source may have several.
@@ -185,12 +184,13 @@ class PairSelectionEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.int8]]):
         return told
 
     def signal(self, states: int, seed: int) -> Signal | None:
-        """Return how well D_val and what is held out of it agree on the first states of an episode begun with a seed.
+        """Return how well two parts of D_val agree on which pairs help: what gives the reward and what is held out.
 
-        Half of each state's pairs are chosen, at random. Nothing is trained; the next `reset` must be given a seed.
-        None where only steps could tell, or nothing is held out.
+        Where nothing is held out, two halves of the clips that give the reward, by source video. Seen are the first
+        states of an episode begun with a seed, half of whose pairs are chosen, at random. Nothing is trained; the next
+        `reset` must be given a seed. None where only steps could tell, or D_val cannot be cut in two.
         """
-        if not self._trial.compares or self._trial.sources is None:
+        if not self._trial.of_head:
             return None
         rng, found = np.random.default_rng(seed), []
         super().reset(seed=seed)
@@ -199,13 +199,14 @@ class PairSelectionEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.int8]]):
             self._draw()
             chosen = rng.random(self._settings.pairs) < 1 / 2
             found.append(self._trial.credits_by_clip(self._pairs(self._state), chosen))
-        one, other = (
+        parts = [
             Judged(np.hstack([credit - credit.mean(axis=1, keepdims=True) for credit in part]), sources, labels)
             for part, sources, labels in zip(
                 zip(*found, strict=True), self._trial.sources, self._trial.labels, strict=True
             )
-        )
-        return agreement(one, other, rng)
+        ]
+        one, other = parts if self._trial.holds_out else parts[0].halves()
+        return agreement(one, other, rng) if one.sources and other.sources else None
 
     @classmethod
     def from_files(cls, config: dict[str, Any]) -> "PairSelectionEnv":

@@ -67,7 +67,7 @@ class ClassifierTrial:
         held_out: clips and scenes of D_val that the loss and the accuracy of validation do not see.
         settings: what is trained, and by which SGD step.
 
-    ``sources`` are the source videos of all clips validated on and of those held out; None where none are.
+    ``sources`` are the source videos of all clips validated on and of those held out.
     """
 
     def __init__(
@@ -95,12 +95,11 @@ class ClassifierTrial:
         self._start = deepcopy(self._learner.state_dict())
         self._val_inputs = _in_batches(self._body, clips)
         self._val_labels = labels.argmax(dim=1)
-        self.sources: tuple[list[str], list[str]] | None = None
+        index = loader.store.columns("id", "group").astype(str)
+        source = dict(zip(index["id"], index["group"], strict=True))
+        of_val, apart = ([source[sample.foreground] for sample in part] for part in (rewarding, held_out))
+        self.sources: tuple[list[str], list[str]] = of_val, apart
         if held_out:
-            index = loader.store.columns("id", "group").astype(str)
-            source = dict(zip(index["id"], index["group"], strict=True))
-            of_val, apart = ([source[sample.foreground] for sample in part] for part in (rewarding, held_out))
-            self.sources = of_val, apart
             clips, labels = _load(judged, held_out, None)
             self._held_out_inputs, self._held_out_labels = _in_batches(self._body, clips), labels.argmax(dim=1)
         self._outcome_at_start = self._validate()
@@ -112,17 +111,27 @@ class ClassifierTrial:
         return self._outcome_at_start
 
     @property
+    def holds_out(self) -> bool:
+        """Whether clips are held out."""
+        return bool(self.sources[1])
+
+    @property
     def labels(self) -> tuple[list[int], list[int]]:
-        """The labels of all clips validated on and, for a trial that ``compares``, of those held out."""
-        return self._val_labels.tolist(), self._held_out_labels.tolist()
+        """The labels of all clips validated on and of those held out."""
+        return self._val_labels.tolist(), self._held_out_labels.tolist() if self.holds_out else []
+
+    @property
+    def of_head(self) -> bool:
+        """Whether a head is trained, so that what other steps would have come to is one product."""
+        return self._seen is not None
 
     @property
     def compares(self) -> bool:
-        """Whether a step also tells what others of the same state would have come to: a head's does.
+        """Whether a step also tells what others of the same state would have come to.
 
         It costs no other step; but each pair of the state is composited, chosen or not, the first time it is seen.
         """
-        return self.sources is not None and self._seen is not None
+        return self.holds_out and self.of_head
 
     def reset(self) -> Outcome:
         """Restore the start, with an optimiser that has no memory; return the validation there."""
@@ -206,22 +215,22 @@ class ClassifierTrial:
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Return what choosing each pair would be worth to each clip, (N, B): of D_val and of what is held out of it.
 
-        Nothing is trained. For a trial that ``compares``.
+        Nothing is trained. For a trial ``of_head``.
         """
         taken = torch.from_numpy(chosen)
         inputs, labels, _ = self._inputs(pairs, None)
         weights = step_weights(turned(taken), labels, self._settings.balance)
-        of_val, of_held_out = (worth(losses, taken).T for losses in self._head_losses(inputs, labels, weights))
-        return of_val.numpy(), of_held_out.numpy()
+        of_val, *of_held_out = (worth(losses, taken).T.numpy() for losses in self._head_losses(inputs, labels, weights))
+        return of_val, of_held_out[0] if of_held_out else np.empty((0, len(pairs)), np.float32)
 
-    def _head_losses(self, inputs: Tensor, labels: Tensor, weights_KB: Tensor) -> tuple[Tensor, Tensor]:
+    def _head_losses(self, inputs: Tensor, labels: Tensor, weights_KB: Tensor) -> list[Tensor]:
         """Return the loss of each clip, (K, N), of D_val and of what is held out, after steps that are not taken."""
         assert isinstance(self._learner, nn.Linear)
         head = HeadStep.of(self._learner, self._optimizer)
-        return (
-            head.clip_losses(inputs, labels, weights_KB, self._val_inputs, self._val_labels),
-            head.clip_losses(inputs, labels, weights_KB, self._held_out_inputs, self._held_out_labels),
-        )
+        parts = [(self._val_inputs, self._val_labels)]
+        if self.holds_out:
+            parts.append((self._held_out_inputs, self._held_out_labels))
+        return [head.clip_losses(inputs, labels, weights_KB, *part) for part in parts]
 
     def _instead(
         self, inputs: Tensor, labels: Tensor, scores: NDArray[np.float32] | None
@@ -231,8 +240,8 @@ class ClassifierTrial:
         if scores is not None:
             masks[WEIGHTED] = torch.from_numpy(scores)
         weights = step_weights(torch.stack(list(masks.values())), labels, self._settings.balance)
-        losses = zip(*self._head_losses(inputs, labels, weights), strict=True)
-        return dict(zip(masks, losses, strict=True))
+        of_val, of_held_out = self._head_losses(inputs, labels, weights)
+        return dict(zip(masks, zip(of_val, of_held_out, strict=True), strict=True))
 
     def _train(
         self, inputs: Tensor, labels: Tensor, start: float, composited: float, validate: Callable[[], Outcome]
@@ -297,7 +306,7 @@ class ClassifierTrial:
         loss = nn.functional.cross_entropy(logits, self._val_labels)
         accuracy = (logits.argmax(dim=1) == self._val_labels).float().mean()
         held_out = None
-        if self.sources is not None:
+        if self.holds_out:
             apart = predict(self._learner, self._held_out_inputs, BATCH)
             held_out = nn.functional.cross_entropy(apart, self._held_out_labels, reduction="none")
         return Outcome(val_loss=loss.item(), val_accuracy=accuracy.item(), held_out=held_out)

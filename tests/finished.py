@@ -87,7 +87,7 @@ def finish_selection(pipeline: Pipeline, arm: str, seed: int, table: pd.DataFram
     finish(
         pipeline,
         stage,
-        {"candidates": len(table), "budget": 20, "threshold": float(table["score"][19])},
+        {"candidates": len(table), "budget": 20, "threshold": float(table["score"][19]), "by_chance": False},
         selected=table.head(20),
         sample=table[10:30],
         worst=table[:-13:-1],

@@ -17,7 +17,7 @@ from ray.rllib.algorithms import Algorithm
 from ray.tune.registry import register_env
 from test_reinforce import selection_files
 
-from envs.held_out import OBJECTIVE, Judged, agreement, hold_out
+from envs.held_out import OBJECTIVE, Judged, Signal, agreement, hold_out
 from envs.pair_selection import PairSelectionEnv, build_trial
 from envs.settings import EnvSettings
 from envs.trial import ClassifierTrial, Outcome
@@ -238,6 +238,29 @@ def test_the_signal_is_of_the_environments_own_credits(problem: Problem) -> None
     assert one == other and one is not None and one.pairs == 24 and -1 <= one.low <= one.correlation <= one.high <= 1
 
 
+def test_with_nothing_held_out_the_signal_is_of_two_halves(problem: Problem) -> None:
+    whole, loader = replace(HEAD, held_out=0.0), SampleLoader(problem.store, CompositeSettings(), CROP)
+
+    def signal(clips: list[str]) -> Signal | None:
+        trial = ClassifierTrial(network=small_network(), num_classes=3, loader=loader, validation=clips, settings=whole)
+        return env_of(problem, trial, whole, credit=False).signal(4, 5)
+
+    found = signal(problem.validation)
+    assert found is not None and (found.pairs, found.sources) == (24, 3) and -1 <= found.correlation <= 1
+    assert signal(problem.validation[:3]) is None, "a clip of each class cannot be cut in two"
+
+
+def test_halves_share_no_source_and_are_the_whole() -> None:
+    credit = np.arange(24, dtype=np.float32).reshape(8, 3)
+    one, other = Judged(credit, list("aabbccdd"), [0, 0, 0, 0, 1, 1, 1, 1]).halves()
+    assert len(one.sources) == len(other.sources) == 4 and not set(one.sources) & set(other.sources)
+    assert sorted(one.labels) == sorted(other.labels) == [0, 0, 1, 1]
+    for half in (one, other):
+        np.testing.assert_array_equal(
+            half.credit_NB, credit[["aabbccdd".index(s) + i % 2 for i, s in enumerate(half.sources)]]
+        )
+
+
 # --- which weights are kept
 
 
@@ -342,8 +365,8 @@ def test_a_selector_in_its_own_environment(
     trained, resumed = (
         training.learn(SelectorNetwork(5, 3, (8,)), files, selector, tmp_path / "out", seed=1) for _ in range(2)
     )
-    assert resumed.judgement == trained.judgement is not None
-    assert (trained.judgement["signal"] is not None) == (settings.tune == "head") and trained.judgement["sources"] == 3
+    assert resumed.judgement == trained.judgement
+    assert ("signal" in trained.judgement) == (settings.tune == "head") and trained.judgement["sources"] == 3
     assert trained.judgement["against"] == ("all" if settings.tune == "head" else "untrained")
     assert all(torch.equal(resumed.weights[name], value) for name, value in trained.weights.items())
     assert ("held_out_weighted" in trained.history) == (settings.tune == "head")
@@ -356,7 +379,7 @@ def test_with_nothing_held_out_the_last_weights_are_kept(session: None, tmp_path
     files = selection_files(tmp_path, replace(HEAD, held_out=0.0))
     selector = SelectorSettings(steps=8, steps_per_update=2, steps_per_iteration=4, hidden=(8,))
     trained = training.learn(SelectorNetwork(5, 3, (8,)), files, selector, tmp_path / "out", seed=1)
-    assert trained.judgement is None and not [
+    assert list(trained.judgement) == ["signal"] and not [
         name for name in map(str, trained.history) if "held" in name or name == "kept"
     ]
 
@@ -372,7 +395,7 @@ def test_a_d_val_that_cannot_be_cut_is_told_and_gone_on_without(
     write_index(tmp_path / "store", tmp_path / "store" / "clips", store.classes, index, store.failed)
     assert training.holding_out(files, ClipStore(files.store)).settings == replace(HEAD, held_out=0.0)
     assert "no part of D_val is held out: its 6 clips of 1 source videos are too few" in caplog.text
-    assert PairSelectionEnv.from_files({"files": files})._trial.sources is None
+    assert PairSelectionEnv.from_files({"files": files})._trial.sources[1] == []
 
 
 # --- what is said of it
@@ -384,7 +407,7 @@ def judged(objective: list[list[float]], kept: int, compared: bool = True) -> di
     history = history.assign(held_out_loss=1.5, omega_low=0.3, omega_high=0.8)
     if compared:
         history = history.assign(held_out_all=1.6)
-    return judge(history, np.array(objective, np.float32), kept, None)
+    return judge(history, np.array(objective, np.float32), kept)
 
 
 def test_whether_it_learned_is_asked_of_the_sources() -> None:

@@ -54,7 +54,7 @@ def make_store(root: Path, failures: bool = True) -> ClipStore:
         planes = Planes(masks_THW, masks_THW, masks_THW, masks_THW)
         clip = StoredClip(frames_THWC=frames_THWC, background_THWC=background_THWC, planes=planes)
         write_clip(clip_path(root / "clips", clip_id, "0"), clip, {"kept": "yes"})
-        where = (height, width, float(masks_THW.mean()), float(masks_THW.mean()), "")
+        where = (height, width, *[float(masks_THW.mean())] * 2, 1.0, 1.0, "")
         split = ("train", "val", "test")[n // 2]
         path = str(root.absolute().parent / "<videos>" / f"{n}.mp4")
         rows.append((clip_id, path, CLASSES[n % 3], n % 3, split, str(n), 30, 25.0, *where, "0", 1, 1))
@@ -137,7 +137,7 @@ def scored_pairs(arm: str = "selected", seed: int = 0, threshold: float = 0.8) -
         sample=pairs((0, 3), [0.6, 0.4]),
         worst=pairs((3, 1), [0.2, 0.1]),
         histogram=pd.DataFrame({"left": left, "right": left + 0.02, "count": np.arange(50)}),
-        summary={"candidates": 16, "budget": 2, "threshold": threshold},
+        summary={"candidates": 16, "budget": 2, "threshold": threshold, "by_chance": False},
     )
 
 

@@ -156,7 +156,8 @@ def test_select_equals_the_plain_way(exact: SelectorNetwork, tmp_path: Path) -> 
     assert histogram["count"].tolist() == np.histogram(omega(logits), bins=BINS, range=(0, 1))[0].tolist()
     assert (histogram["left"][0], histogram["right"][49]) == (0, 1)
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
-    assert summary == {"budget": 480, "candidates": 4000, "threshold": float(np.sort(omega(logits))[-480])}
+    threshold = float(np.sort(omega(logits))[-480])
+    assert summary == {"budget": 480, "candidates": 4000, "threshold": threshold, "by_chance": False}
 
 
 @pytest.mark.ray
@@ -199,18 +200,33 @@ def test_each_group_keeps_the_best_of_its_own(within: Within, exact: SelectorNet
     pairs = write_pairs(tmp_path / "pairs.parquet", clips, 4000)
     logits = pair_scorer(exact, clips)(*(clips.rows(pairs[end].tolist()) for end in ENDS))
     ranked = pairs.assign(score=omega(logits), key=-logits).sort_values("key", kind="stable")
-    column = {"all": np.zeros(4000), "class": ranked["foreground_label"], "foreground": ranked["foreground"]}[within]
-    place, size = (ranked.groupby(column)["key"].transform(how) for how in ("cumcount", "size"))
-    budget = np.maximum(1, (0.2 * size).round())
-    expected = ranked[place.groupby(place.index).first().loc[ranked.index] < budget].drop(columns="key")
+    column = {"class": "foreground_label", "foreground": "foreground"}.get(within)
+    grouped = ranked.assign(all=0).groupby(column or "all")
+    budget = np.maximum(1, (0.2 * grouped["key"].transform("size")).round())
+    expected = ranked[grouped.cumcount() < budget].drop(columns="key")
     found = tallied(tmp_path, clips, pair_scorer(exact, clips), SelectSettings(budget=0.2, within=within))
     pd.testing.assert_frame_equal(found, expected.reset_index(drop=True), check_dtype=False)
     draw_pairs(tmp_path / "pairs.parquet", SelectSettings(budget=0.2, within=within), 3, tmp_path)
     drawn = pd.read_parquet(tmp_path / "random.parquet")
-    groups = {"all": [], "class": ["foreground_label"], "foreground": ["foreground"]}[within]
-    if groups:
-        assert drawn.groupby(groups).size().to_dict() == found.groupby(groups).size().to_dict()
+    if column:
+        assert drawn.groupby(column).size().to_dict() == found.groupby(column).size().to_dict()
     assert len(drawn) == len(found)
+
+
+def test_of_scores_that_mean_nothing_random_pairs_are_kept(exact: SelectorNetwork, tmp_path: Path) -> None:
+    clips, settings = exact_clips(), SelectSettings(budget=0.2, within="class")
+    write_pairs(tmp_path / "pairs.parquet", clips, 4000)
+    tally = begin_tally(tmp_path / "pairs.parquet", clips, settings, 3)
+    for group, (start, _) in enumerate(spans(tmp_path / "pairs.parquet")):
+        tally.update(
+            *score_group(tmp_path / "pairs.parquet", group, start, clips, pair_scorer(exact, clips), Groups("class"))
+        )
+    tally.write(tmp_path / "pairs.parquet", tmp_path, by_chance=True)
+    draw_pairs(tmp_path / "pairs.parquet", settings, 3, tmp_path)
+    kept, drawn = (pd.read_parquet(tmp_path / f"{name}.parquet") for name in ("selected", "random"))
+    assert kept["score"].is_monotonic_decreasing and kept["score"].nunique() > 1
+    assert set(kept[ENDS].itertuples(index=False)) == set(drawn[ENDS].itertuples(index=False))
+    assert json.loads((tmp_path / "summary.json").read_text())["by_chance"]
 
 
 def test_no_clip_is_used_more_often_than_its_cap(exact: SelectorNetwork, tmp_path: Path) -> None:

@@ -82,6 +82,10 @@ class SelectSettings:
     """At most so many pairs share a foreground, and so many a background; none: any number (paper). Fewer pairs than
     the budget are kept where it allows no more. Ours."""
 
+    without_signal: Literal["random", "score"] = "random"
+    """What a Selector's pairs are where its reward carries no sure signal (`train-selector` says so): as many `random`
+    ones, or those of its `score` all the same. Ours: scores learned from noise only make the pairs less varied."""
+
     worst: int = 12
     """How many of the lowest scored pairs are kept to be looked at (ours)."""
 

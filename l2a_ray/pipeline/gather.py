@@ -18,7 +18,7 @@ from l2a_ray.pairs.table import open_pairs, read_pairs
 from l2a_ray.pairs.truth import read_truth
 from l2a_ray.pipeline.build import Pipeline
 from l2a_ray.pipeline.stage import Stage
-from l2a_ray.selector.learned import LEARNED
+from l2a_ray.selector import learned as of_selector
 from l2a_ray.storage.files import AnyPath, as_path, read_bytes, read_table
 
 
@@ -59,14 +59,14 @@ def read_recommendation(pipeline: Pipeline) -> dict[str, Any] | None:
 
 
 def read_learned(pipeline: Pipeline) -> dict[int, dict[str, Any]]:
-    """Read whether the Selector of each repetition learned, where part of D_val was held out to tell."""
+    """Read whether the Selector of each repetition learned, and had anything to learn, where that is known."""
     if not any(arm.needs_own_selector for arm in pipeline.arms.values()):
         return {}
     found = {}
     for seed in pipeline.settings.seeds:
         folder = _folder(pipeline, pipeline.train_selector(seed))
-        if folder is not None and (folder / LEARNED).is_file():
-            found[seed] = dict(json.loads(read_bytes(folder / LEARNED)))
+        if folder is not None and (about := of_selector.read_learned(folder)):
+            found[seed] = about
     return found
 
 

@@ -8,15 +8,15 @@ but its own luck. Lower is better.
 Axes: I iterations, W of them in a window, G source videos held out, R resamples.
 """
 
+import json
 from collections.abc import Mapping
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from envs.held_out import Signal
+from l2a_ray.storage.files import AnyPath, read_bytes
 
 WINDOW = 5
 """Iterations of the trailing mean (ours: one iteration of 80 steps tells little more than the luck of its masks)."""
@@ -35,7 +35,7 @@ def best_iteration(objective_IG: NDArray[np.float32]) -> int:
     return int(np.argmin(trailing(objective_IG.mean(axis=1, dtype=np.float64))))
 
 
-def judge(history: pd.DataFrame, objective_IG: NDArray[np.float32], kept: int, signal: Signal | None) -> Json:
+def judge(history: pd.DataFrame, objective_IG: NDArray[np.float32], kept: int) -> Json:
     """Say whether a Selector learned anything that shows on clips it was not rewarded on.
 
     The 95 % interval is of a bootstrap over the held-out source videos and the iterations of the window, both drawn
@@ -45,7 +45,6 @@ def judge(history: pd.DataFrame, objective_IG: NDArray[np.float32], kept: int, s
         history: a row a step, as ``train-selector`` writes it.
         objective_IG: of each iteration and source, scaled so that the mean over sources is the one over clips.
         kept: the iteration whose first weights are kept.
-        signal: whether the reward means anything; None where that is not known.
     """
     compared = "held_out_all" in history
     first = max(0, kept - WINDOW + 1)
@@ -71,7 +70,6 @@ def judge(history: pd.DataFrame, objective_IG: NDArray[np.float32], kept: int, s
         "omega_high": float(at["omega_high"].mean()),
         "sources": int(objective_IG.shape[1]),
         "learned": kept > 0 and high is not None and high < 0,
-        "signal": None if signal is None else asdict(signal),
     }
 
 
@@ -86,8 +84,34 @@ def _interval(values_WG: NDArray[np.float64]) -> tuple[float, float] | tuple[Non
     return float(low), float(high)
 
 
+def read_learned(folder: AnyPath) -> Json:
+    """Read what :mod:`l2a_ray.selector.rl.training` wrote of it; empty where nothing is known."""
+    path = folder / LEARNED
+    return dict(json.loads(read_bytes(path))) if path.is_file() else {}
+
+
+def carries_signal(found: Mapping[str, Any]) -> bool | None:
+    """Return whether two parts of D_val surely agree on which pairs help; None where that is not known."""
+    signal = found.get("signal")
+    return None if signal is None else bool(signal["low"] > 0)
+
+
 def tell(found: Mapping[str, Any]) -> list[str]:
-    """Say it in a sentence, and in another whether the reward means anything, if that is known."""
+    """Say in a sentence each what is known: whether it learned, and whether the reward means anything."""
+    lines = [_tell_learned(found)] if "learned" in found else []
+    if (surely := carries_signal(found)) is not None:
+        measured = "correlation {correlation:.2f}, 95 % interval {low:.2f} to {high:.2f}".format(**found["signal"])
+        if surely:
+            lines.append(f"the reward carries signal: two parts of D_val agree on which pairs help ({measured})")
+        else:
+            lines.append(
+                "the reward carries no sure signal on this data: two parts of D_val do not surely agree on which pairs "
+                f"help ({measured}); random pairs are the honest choice"
+            )
+    return lines
+
+
+def _tell_learned(found: Mapping[str, Any]) -> str:
     to_percent = 100 / found["reference"]
     share, ends = to_percent * found["difference"], [found["low"], found["high"]]
     what, other = "a step on pairs weighted by score", "one on all pairs alike"
@@ -102,18 +126,8 @@ def tell(found: Mapping[str, Any]) -> list[str]:
         verdict = "it learned nothing that surely shows on clips it was not rewarded on"
     else:
         verdict = "it learned nothing that shows on clips it was not rewarded on, and is kept untrained"
-    lines = [
+    return (
         f"on held-out D_val {what} ends {abs(share):.2g} % {'below' if share < 0 else 'above'} {other} "
         f"({interval}), scores from {found['omega_low']:.2f} to {found['omega_high']:.2f}, kept as before step "
         f"{found['kept_step']} of {found['steps']}: {verdict}"
-    ]
-    if signal := found["signal"]:
-        measured = f"correlation {signal['correlation']:.2f}, 95 % interval {signal['low']:.2f} to {signal['high']:.2f}"
-        if signal["low"] > 0:
-            lines.append(f"the reward carries signal: held-out D_val agrees with it on which pairs help ({measured})")
-        else:
-            lines.append(
-                "the reward carries no sure signal on this data: held-out D_val does not surely agree with it on which "
-                f"pairs help ({measured}); random pairs are the honest choice"
-            )
-    return lines
+    )

@@ -36,6 +36,8 @@ def select_pairs(
     settings: SelectSettings,
     seed: int,
     out: AnyPath,
+    *,
+    by_chance: bool = False,
 ) -> None:
     """Score all candidate pairs and keep the best K (paper, 4.1, end).
 
@@ -51,6 +53,7 @@ def select_pairs(
         settings: the budget, K = max(1, round(budget * candidates)) of each group, and how they are kept.
         seed: of the sample and, with ``draw=omega``, of the draw.
         out: folder to write to.
+        by_chance: whether those of the sample are kept in place of the best, as the scores mean nothing.
 
     Raises:
         StageError: there are no candidate pairs, or they name clips that ``clips`` does not hold.
@@ -61,7 +64,7 @@ def select_pairs(
         for scores, rows, groups, keys in _stream(pairs_path, clips, scorer, settings, seed):
             tally.update(scores, rows, groups, keys)
             bar.update(len(rows))
-    tally.write(pairs_path, out)
+    tally.write(pairs_path, out, by_chance=by_chance)
 
 
 def begin_tally(pairs_path: AnyPath, clips: ClipVectors, settings: SelectSettings, seed: int) -> Tally:

@@ -115,9 +115,19 @@ class Tally:
         order = best_first(scores, rows)
         return scores[order], rows[order]
 
-    def write(self, pairs_path: AnyPath, out: AnyPath) -> None:
-        """Write selected, sample, worst and histogram.parquet and, last, summary.json."""
-        scores, rows = self.kept(pairs_path)
+    def write(self, pairs_path: AnyPath, out: AnyPath, *, by_chance: bool = False) -> None:
+        """Write selected, sample, worst and histogram.parquet and, last, summary.json.
+
+        With ``by_chance`` the pairs drawn at random are those that are kept.
+        """
+        if by_chance:
+            logger.warning(
+                "select: random pairs are kept (select.without_signal), for the scores' reward means nothing"
+            )
+            order = best_first(self.drawn_scores, self.drawn)
+            scores, rows = self.drawn_scores[order], self.drawn[order]
+        else:
+            scores, rows = self.kept(pairs_path)
         if len(rows) < (wanted := sum(self.budgets.values())):
             logger.warning(
                 "select: select.most_per_clip=%d lets %d pairs be kept, the budget %d", self.most, len(rows), wanted
@@ -129,6 +139,7 @@ class Tally:
         bins = {"left": self.edges[:-1], "right": self.edges[1:], "count": self.counts}
         write_table(out / "histogram.parquet", pa.table(bins))
         summary = {"candidates": self.total, "budget": len(rows), "threshold": float(omega(scores)[-1])}
+        summary["by_chance"] = by_chance
         write_json(out / "summary.json", summary)
 
 

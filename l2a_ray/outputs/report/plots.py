@@ -33,7 +33,10 @@ def draw_plots(tables: RunTables, metrics: Json, classes: tuple[str, ...], folde
         keep("reward", *_reward(mean))
         keep("selection", *_selection(mean))
         if "held_out_loss" in tables.history:
-            keep("held_out", *_held_out(mean, [found["kept_step"] for found in tables.learned.values()]))
+            keep(
+                "held_out",
+                *_held_out(mean, [found["kept_step"] for found in tables.learned.values() if "kept_step" in found]),
+            )
     if shown := next(iter(tables.scored), None):
         keep("scores", *_scores(shown))
     if metrics["truth"]:

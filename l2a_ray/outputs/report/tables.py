@@ -39,7 +39,7 @@ class Selection:
         sample: candidates drawn at random, with scores; this and what follows is None where nothing was scored.
         worst: the candidates of the lowest scores.
         histogram: left, right, count of all candidates' scores.
-        summary: candidates, budget, threshold.
+        summary: candidates, budget, threshold, by_chance.
     """
 
     arm: str
@@ -177,7 +177,7 @@ def _selector(history: pd.DataFrame) -> Json:
 
 def _selection(one: Selection) -> Json:
     summary = one.summary or {}
-    metrics: Json = {f"select/{name}": summary[name] for name in ("candidates", "budget", "threshold")}
+    metrics: Json = {f"select/{name}": summary[name] for name in ("candidates", "budget", "threshold", "by_chance")}
     metrics["select/share"] = summary["budget"] / summary["candidates"]
     metrics["select/mean_score_selected"] = one.pairs["score"].mean()
     if one.sample is not None:

@@ -112,7 +112,7 @@ class TrainSelector(SeededStage):
     """The Selector, by reinforcement learning."""
 
     name: ClassVar[str] = "train-selector"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     describe: Describe
     match: Match
     composite: CompositeSettings
@@ -229,7 +229,12 @@ class Scored(PairSource):
         inputs.need_ray()
         vectors, scorer = self.score(inputs)
         with owned_by("select"):
-            select_pairs(inputs.folder(self.match) / "pairs.parquet", vectors, scorer, self.select, self.seed, out)
+            pairs = inputs.folder(self.match) / "pairs.parquet"
+            select_pairs(pairs, vectors, scorer, self.select, self.seed, out, by_chance=self.by_chance(inputs))
+
+    def by_chance(self, inputs: Inputs) -> bool:
+        """Return whether random pairs are kept, because the scores are known to mean nothing."""
+        return False
 
     def score(self, inputs: Inputs) -> "tuple[ClipVectors, Scorer]":
         """Return what is known of the clips, and what scores pairs of them."""
@@ -241,7 +246,14 @@ class Select(Scored):
     """The pairs that this run's Selector scores highest."""
 
     name: ClassVar[str] = "select"
+    version: ClassVar[int] = 2
     selector: TrainSelector
+
+    def by_chance(self, inputs: Inputs) -> bool:
+        from l2a_ray.selector.learned import carries_signal, read_learned
+
+        learned = read_learned(inputs.folder(self.selector))
+        return self.select.without_signal == "random" and carries_signal(learned) is False
 
     def score(self, inputs: Inputs) -> "tuple[ClipVectors, Scorer]":
         from l2a_ray.pairs.vectors import ClipVectors

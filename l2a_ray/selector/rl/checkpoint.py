@@ -2,8 +2,8 @@
 
 An iteration owes nothing to the one before it but what the learner holds (:mod:`l2a_ray.selector.rl.runner`): the
 modules' weights, Adam's state, the coefficient of PPO's and APPO's KL term, and how many steps there were. The rows of
-``history.parquet`` so far are kept with them; and where part of D_val is held out, the weights that are best so far,
-and the held-out objective of each iteration.
+``history.parquet`` so far and the reward's signal are kept with them; and where part of D_val is held out, the weights
+that are best so far, and the held-out objective of each iteration.
 """
 
 import json
@@ -64,11 +64,11 @@ def save_checkpoint(algorithm: Algorithm, rows: list[Row], path: AnyPath, kept: 
         tensors |= {f"adam.{number}.{name}": value for name, value in memory.items()}
     tensors |= {f"history.{name}": column.to_numpy() for name, column in pd.DataFrame(rows).items()}
     about = {"kl": json.dumps(_of_learner(algorithm, _kl)), "columns": json.dumps(list(rows[0]))}
+    about["signal"] = json.dumps(kept.signal and asdict(kept.signal))
     if kept.objective:
         tensors |= {f"kept.{name}": value.numpy() for name, value in kept.weights.items()}
         tensors["objective"] = np.stack(kept.objective)
         about["kept"] = json.dumps(kept.iteration)
-        about["signal"] = json.dumps(kept.signal and asdict(kept.signal))
     write_bytes(
         path, safetensors.numpy.save({key: np.array(value, order="C") for key, value in tensors.items()}, about)
     )
@@ -90,11 +90,11 @@ def restore_checkpoint(algorithm: Algorithm, path: AnyPath) -> tuple[list[Row], 
         about = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"]
         columns, kl = json.loads(about["columns"]), json.loads(about["kl"])
         history = {name: tensors[f"history.{name}"].tolist() for name in columns}
-        kept = Kept()
+        signal = json.loads(about["signal"])
+        kept = Kept(signal and Signal(**signal))
         if "kept" in about:
-            signal = json.loads(about["signal"])
-            weights = {name: torch.from_numpy(value) for name, value in _part(tensors, "kept.").items()}
-            kept = Kept(signal and Signal(**signal), list(tensors["objective"]), json.loads(about["kept"]), weights)
+            kept.objective, kept.iteration = list(tensors["objective"]), json.loads(about["kept"])
+            kept.weights = {name: torch.from_numpy(value) for name, value in _part(tensors, "kept.").items()}
         _set_state(algorithm, tensors)
     except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         _refuse(path, error)

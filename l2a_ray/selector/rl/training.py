@@ -34,6 +34,9 @@ from l2a_ray.selector.rl.settings import SelectorSettings
 from l2a_ray.storage.files import AnyPath, as_path, read_bytes, write_bytes, write_json
 
 logger = logging.getLogger(__name__)
+SIGNAL_STATES = 20
+"""States that the reward's signal is measured on (ours): its interval is of D_val's source videos, which are far fewer
+than the pairs of so many states."""
 
 
 def train_selector(
@@ -47,8 +50,9 @@ def train_selector(
 ) -> None:
     """Train a Selector on the candidate pairs of a store.
 
-    Writes ``history.parquet`` (a row a step), ``selector.safetensors``, ``selector.json`` and, where part of D_val is
-    held out, ``learned.json`` to ``out``. Started again, it goes on where it stopped.
+    Writes ``history.parquet`` (a row a step), ``selector.safetensors``, ``selector.json`` and ``learned.json`` (whether
+    there was anything to learn and whether it was learned, where that is known) to ``out``. Started again, it goes on
+    where it stopped.
 
     Args:
         files: what the environment is built from; the warm start's weights go into the Selector's file.
@@ -68,11 +72,10 @@ def train_selector(
     files = holding_out(files, store)
     trained = learn(network, files, settings, out, seed=seed, tracking=tracking, name=name)
     network.load_state_dict(trained.weights)
-    found = trained.judgement
-    if found is not None:
-        write_json(out / LEARNED, found)
+    if trained.judgement:
+        write_json(out / LEARNED, trained.judgement)
     write_bytes(out / "history.parquet", trained.history.to_parquet(index=False))
-    save_selector(out, _bundle(network, files, store, settings, None if found is None else found["kept_step"]))
+    save_selector(out, _bundle(network, files, store, settings, trained.judgement.get("kept_step")))
     (out / CHECKPOINT).unlink(missing_ok=True)
 
 
@@ -102,12 +105,13 @@ class Trained:
     Args:
         weights: that are kept.
         history: a row a step.
-        judgement: whether it learned, as ``l2a_ray.selector.learned`` has it; None where nothing is held out.
+        judgement: whether it learned, and whether there was anything to learn, as ``l2a_ray.selector.learned`` has it;
+            empty where neither is known.
     """
 
     weights: dict[str, torch.Tensor]
     history: pd.DataFrame
-    judgement: dict[str, Any] | None
+    judgement: dict[str, Any]
 
 
 def initial_network(store: ClipStore, vectors: ClipVectors, settings: SelectorSettings, seed: int) -> SelectorNetwork:
@@ -145,15 +149,16 @@ def learn(
         algorithm = build_algorithm(network, files, settings, seed)
         try:
             rows, kept = restore_checkpoint(algorithm, out / CHECKPOINT)
-            if not rows and files.settings.held_out and files.settings.tune == "head":
+            if not rows and files.settings.tune == "head":
                 kept.signal = measure_signal(algorithm, settings, seed)
             about = {"selector": asdict(settings), "env": asdict(files.settings), "seed": seed}
             tracker = Tracker(out / "tensorboard", tracking or TrackingSettings(), name, about, len(rows))
             with closing(tracker):
                 history = run_iterations(algorithm, settings, seed, rows, out, tracker, kept)
+            found = {} if kept.signal is None else {"signal": asdict(kept.signal)}
             if not kept.objective:
-                return Trained(policy_weights(algorithm), history, None)
-            found = judge(history, np.stack(kept.objective), kept.iteration, kept.signal)
+                return Trained(policy_weights(algorithm), history, found)
+            found |= judge(history, np.stack(kept.objective), kept.iteration)
             return Trained(kept.weights, history.assign(kept=history["step"] == found["kept_step"]), found)
         except RayActorError as error:
             if failures == settings.max_failures:
@@ -201,7 +206,7 @@ def measure_signal(algorithm: Algorithm, settings: SelectorSettings, seed: int) 
     """
     assert algorithm.env_runner_group is not None
     found = algorithm.env_runner_group.foreach_env_runner(
-        partial(SelectionRunner.signal, seed=seed, states=settings.steps_per_iteration),
+        partial(SelectionRunner.signal, seed=seed, states=min(SIGNAL_STATES, settings.steps_per_iteration)),
         local_env_runner=algorithm.config.num_env_runners == 0,
     )
     raise_failure(algorithm)
