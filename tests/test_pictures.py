@@ -266,7 +266,7 @@ def test_confusion_has_a_matrix_an_arm() -> None:
 def test_actors_have_a_bar_a_class_the_least_at_the_top(tmp_path: Path) -> None:
     looked = look_at_masks(store_of(tmp_path, [4, 0, 1, 2]), "objects")
     figure, caption = _actors(looked, summarise_masks(looked, CLASSES))
-    assert labels(figure) == [CLASSES[1], "run", "jump"] and "on 4 clips drawn evenly" in caption
+    assert labels(figure) == [CLASSES[1], "run", "jump"] and "class by class, of 4 clips" in caption
     (bars,) = figure.axes[0].containers
     assert isinstance(bars, BarContainer) and [bar.get_width() for bar in bars] == [0.0, 25.0, 75.0]
 
@@ -329,7 +329,10 @@ def test_of_many_classes_the_confused_ones_are_a_table(tmp_path: Path, monkeypat
 
 
 def test_a_store_of_noise_can_be_drawn(tmp_path: Path) -> None:
-    store = small_store(tmp_path)
+    made = small_store(tmp_path)
+    index = made.index.assign(foreground_ratio=0.3, foreground_frames=1.0)
+    write_index(tmp_path, made.clips, made.classes, index, made.failed)
+    store = ClipStore(tmp_path)
     looked = look_at_masks(store, "boxes")
     pictures = draw_masks(looked, summarise_masks(looked, store.classes), store, "boxes", tmp_path)
     assert set(pictures) == {"actors", "masks_worst", "masks_best"}

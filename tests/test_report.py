@@ -272,6 +272,7 @@ def test_metrics_of_a_whole_run(whole: tuple[Path, Json, str]) -> None:
             "select/candidates": 16,
             "select/budget": 2,
             "select/threshold": 0.8,
+            "select/by_chance": False,
             "select/share": 0.125,
             "select/mean_score_selected": 0.85,
             "select/mean_score_random": 0.5,
