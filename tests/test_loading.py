@@ -9,9 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
-from l2a_ray.cli import WITHOUT_CONFIG
 from l2a_ray.composites.composite import CompositeSettings
-from l2a_ray.config import load
+from l2a_ray.config import WITHOUT_CONFIG, load
 from l2a_ray.config.building import build
 from l2a_ray.config.loading import settings_from, settings_parser
 from l2a_ray.config.settings import Settings
