@@ -94,9 +94,8 @@ def plain_values(value: Any) -> Any:
         value = dataclasses.asdict(value)
     if isinstance(value, Mapping | Namespace):
         items = value.items() if isinstance(value, Mapping) else vars(value).items()
-        return {
-            key: plain_values(item) for key, item in items if key != "__path__"
-        }  # of the file that it was read from
+        # A path is that of the file that it was read from.
+        return {key: plain_values(item) for key, item in items if key != "__path__"}
     if isinstance(value, list | tuple):
         return type(value)(map(plain_values, value))
     return os.fspath(value) if isinstance(value, os.PathLike) else value

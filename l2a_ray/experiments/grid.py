@@ -102,7 +102,7 @@ def expand(about: Definition, overrides: Mapping[str, Any], folder: AnyPath) -> 
     layers = Layers(*about.base)
     shared = {name: value for name, value in about.common.items() if name != "arm"} | given
     base = _load(about, layers, {"name": about.name} | shared, "base and common")
-    over = {"seed": base.seeds, **about.over, **({"seed": given["seeds"]} if "seeds" in given else {})}
+    over = {**about.over, "seed": given.get("seeds", about.over.get("seed", base.seeds))}
     arms = {row: _arm(about, row, base) for row in about.rows}
     fixed = {"runs": str(folder.absolute() / RUNS), "store": str(base.store_folder), "seeds": over["seed"]}
     pipelines: dict[str, Pipeline] = {}

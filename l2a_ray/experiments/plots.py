@@ -53,7 +53,9 @@ def _dots(grid: Grid, entries: Sequence[Entry]) -> tuple[Figure, str, str]:
         y = rows.index(entry.row) + 0.7 * ((number + 0.5) / len(columns) - 0.5)
         colour, top1 = COLOURS[number % len(COLOURS)], entry.values["top1"]
         values = 100 * np.array(list(top1["values"].values()))
-        ax.scatter(values, np.full(len(values), y), s=14, color=colour, alpha=0.4, linewidth=0)
+        ax.scatter(
+            values, np.full(len(values), y), s=14, color=colour, alpha=0.5, edgecolor="white", linewidth=0.5, zorder=3
+        )
         interval = None if top1["interval95"] is None else 100 * top1["interval95"]
         ax.errorbar(100 * top1["mean"], y, xerr=interval, fmt="o", color=colour, capsize=3, markersize=5)
         if entry.published is not None:

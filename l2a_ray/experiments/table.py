@@ -133,11 +133,12 @@ class State:
         """Return how many cells are done, running, waiting and failed, and how long the rest may take."""
         done, failed = (sum(cell in part for cell in self.wanted) for part in (self.found, self.failed))
         rest = len(self.wanted) - done - failed
-        counts = (
-            f"{done} of {len(self.wanted)} cells done, {running} running, {rest - running} waiting, {failed} failed"
-        )
-        left = seconds_left(look(self.wanted)) if rest else 0
-        return f"{counts}, {'time left not known yet' if left is None else f'about {time_text(left)} left'}"
+        counts = f"{done} of {len(self.wanted)} cells done, {running} running, {rest - running} waiting"
+        if not rest:
+            return f"{counts}, {failed} failed"
+        left = seconds_left(look(self.wanted))
+        time_left = "time left not known yet" if left is None else f"about {time_text(left)} left"
+        return f"{counts}, {failed} failed, {time_left}"
 
 
 def _tell_work(grid: Grid, cells: Sequence[Cell]) -> None:
@@ -156,10 +157,8 @@ def _tell_work(grid: Grid, cells: Sequence[Cell]) -> None:
         shared = f" for {one.uses} cells" if one.uses > one.results else ""
         logger.info("  %-20s %3d to be made of %d%s%s", name, one.missing, one.results, shared, took)
     left = seconds_left(work)
-    told = (
-        "unknown: of a stage that is missing no result is there yet. `l2a plan` measures a run" if left is None else ""
-    )
-    logger.info("time, by what results of the same stages took: %s", told or f"about {time_text(left or 0)}")
+    unknown = "not known: no result is there of a stage that is missing; `l2a plan` measures what a run takes"
+    logger.info("time: %s", unknown if left is None else f"about {time_text(left)}, as long as the like took")
 
 
 def _report(state: State) -> None:

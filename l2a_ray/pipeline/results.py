@@ -280,7 +280,7 @@ class Results:
 
 
 def make_together(wanted: Sequence[tuple[Results, Sequence[Stage]]]) -> None:
-    """Make results of several runs of one store as those of one run: stages of a class work together, whosever they are.
+    """Make results of several runs of one store as those of one run: stages of a class work together.
 
     So the runs must agree in what such stages share: the clips, the machines that train, how classifiers are tested.
 
