@@ -64,6 +64,11 @@ def test_nothing_imports_the_command_line() -> None:
     assert [module for module, names in GRAPH.items() if "l2a_ray.cli" in names] == ["l2a_ray.__main__"]
 
 
+def test_the_command_line_alone_imports_tables() -> None:
+    users = {module for module, names in GRAPH.items() if any(n.startswith("l2a_ray.experiments") for n in names)}
+    assert {module for module in users if not module.startswith("l2a_ray.experiments")} == {"l2a_ray.cli"}
+
+
 def test_the_environment_needs_no_selector_and_no_rllib() -> None:
     for module in FILES:
         if module.startswith("envs"):

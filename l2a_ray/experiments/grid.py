@@ -175,7 +175,7 @@ def _check_places(about: Definition, given: Changes) -> None:
     for name in ("arms", "config"):
         if name in given or any(key.startswith(f"{name}.") for key in given):
             raise ConfigError(
-                f"--{name}: {about.path} says it of its rows. Change that file; --only ROW makes some rows"
+                f"--{name}: {about.path} says it of all its rows. Change that file; --only ROW makes some rows"
             )
     axes = {f"rows.{name}": changes for name, changes in about.rows.items()}
     axes |= {f"columns.{name}": changes for name, changes in about.columns.items()} | {"over": about.over}

@@ -10,8 +10,9 @@ from statistics import mean
 
 from l2a_ray.errors import L2AError, owned_by
 from l2a_ray.experiments.grid import Cell
+from l2a_ray.pipeline.housekeeping import time_text
 from l2a_ray.pipeline.results import Record, closure, make_together
-from l2a_ray.pipeline.stage import definition
+from l2a_ray.pipeline.stage import Stage, definition
 from l2a_ray.videos.catalog import read_catalog
 
 logger = logging.getLogger(__name__)
@@ -34,28 +35,36 @@ class Work:
     seconds: float | None
 
 
+def depth(stage: Stage) -> int:
+    """Return how many stages come one after the other until a stage's result is there."""
+    return 1 + max(map(depth, stage.reads().values()), default=0)
+
+
 def look(cells: Sequence[Cell]) -> dict[str, Work]:
     """Return what is there and what is missing, by name of the stage, in the order of work."""
     known: dict[str, tuple[str, Record | None]] = {}
-    uses: Counter[str] = Counter()
+    uses, depths = Counter[str](), Counter[str]()
     for cell in cells:
         records = dict(cell.pipeline.results.records([cell.result]))
         for stage in closure([cell.result]):
             known.setdefault(definition(stage), (stage.name, records.get(stage)))
             uses[stage.name] += 1
+            depths[stage.name] = max(depths[stage.name], depth(stage))
     found = {}
-    for name, used in uses.items():
+    for name in sorted(uses, key=depths.__getitem__):
         own = [record for stage, record in known.values() if stage == name]
         taken = [record["seconds"] / record["together"] for record in own if record is not None]
-        found[name] = Work(len(own), len(own) - len(taken), used, mean(taken) if taken else None)
+        found[name] = Work(len(own), len(own) - len(taken), uses[name], mean(taken) if taken else None)
     return found
 
 
-def seconds_left(work: Mapping[str, Work]) -> float | None:
-    """Return how long what is missing will take if it takes as long as the like did; None if nothing tells."""
-    missing = [one for one in work.values() if one.missing]
-    known = [one.missing * one.seconds for one in missing if one.seconds is not None]
-    return sum(known) if len(known) == len(missing) else None
+def time_left(work: Mapping[str, Work]) -> str:
+    """Say how long what is missing will take if it takes as long as the like did."""
+    missing = {name: one for name, one in work.items() if one.missing}
+    unknown = [name for name, one in missing.items() if one.seconds is None]
+    known = sum(one.missing * one.seconds for one in missing.values() if one.seconds is not None)
+    beside = f" beside {', '.join(unknown)}, of which none is there to tell" if unknown else ""
+    return f"about {time_text(known)}{beside}"
 
 
 def without_videos(cells: Sequence[Cell]) -> dict[Cell, str]:

@@ -10,7 +10,7 @@ from typing import Any
 from l2a_ray.errors import L2AError, SettingError
 from l2a_ray.experiments.definition import read_definition
 from l2a_ray.experiments.grid import Cell, Grid, expand
-from l2a_ray.experiments.making import look, make_cells, seconds_left, without_videos
+from l2a_ray.experiments.making import look, make_cells, time_left, without_videos
 from l2a_ray.experiments.outcome import Measured, measured, summarise
 from l2a_ray.experiments.page import tell, write_table
 from l2a_ray.experiments.published import of_columns
@@ -70,8 +70,9 @@ def table(
     for line in tell(state.entries, about.against):
         logger.info("%s", line)
     logger.info("table: %s, after %s: %s", state.progress(), time_text(time.monotonic() - since), folder / "index.html")
-    for cell, cause in state.failed.items():
-        logger.warning("table: failed: %s: %s", cell.title, cause)
+    for cause in dict.fromkeys(state.failed.values()):
+        cells = "; ".join(cell.title for cell in state.failed if state.failed[cell] == cause)
+        logger.warning("table: failed: %s: %s", cells, cause)
     return not state.failed
 
 
@@ -97,7 +98,7 @@ class State:
             self._look(cell)
         self.failed |= without_videos(self.wanted)
         for cause in dict.fromkeys(self.failed.values()):
-            logger.warning("table: %s", cause)
+            logger.warning("table: some cells cannot be made: %s", cause)
         self.write()
         return [cell for cell in self.wanted if cell not in self.failed]
 
@@ -136,9 +137,7 @@ class State:
         counts = f"{done} of {len(self.wanted)} cells done, {running} running, {rest - running} waiting"
         if not rest:
             return f"{counts}, {failed} failed"
-        left = seconds_left(look(self.wanted))
-        time_left = "time left not known yet" if left is None else f"about {time_text(left)} left"
-        return f"{counts}, {failed} failed, {time_left}"
+        return f"{counts}, {failed} failed; left: {time_left(look(self.wanted))}"
 
 
 def _tell_work(grid: Grid, cells: Sequence[Cell]) -> None:
@@ -156,9 +155,7 @@ def _tell_work(grid: Grid, cells: Sequence[Cell]) -> None:
         took = "" if one.seconds is None else f", {time_text(one.seconds)} each so far"
         shared = f" for {one.uses} cells" if one.uses > one.results else ""
         logger.info("  %-20s %3d to be made of %d%s%s", name, one.missing, one.results, shared, took)
-    left = seconds_left(work)
-    unknown = "not known: no result is there of a stage that is missing; `l2a plan` measures what a run takes"
-    logger.info("time: %s", unknown if left is None else f"about {time_text(left)}, as long as the like took")
+    logger.info("to be made in %s; `l2a plan` measures what a run takes", time_left(work))
 
 
 def _report(state: State) -> None:
