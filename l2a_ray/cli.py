@@ -55,9 +55,8 @@ examples:
   l2a preview --config configs/demo.yaml --preview.pairs 20 --preview.which [selected,worst]
   l2a export --config configs/demo.yaml --export.arm random
   l2a predict --run mine VIDEO FOLDER --top 3                 (asks the classifier that the run mine recommends)
-  l2a runs                                                    (lists runs and their results)
-
   l2a table configs/tables/table2_demo.yaml --dry-run         (what a whole table would make; l2a table --help)
+  l2a runs                                                    (lists runs and their results)
 
 Every stage does only what is missing: the same command goes on after an interruption, and another run with the same
 settings finds what this one has made.

@@ -78,7 +78,15 @@ def test_the_environment_needs_no_selector_and_no_rllib() -> None:
 
 
 @pytest.mark.parametrize(
-    "package", ["l2a_ray.composites", "l2a_ray.pairs", "l2a_ray.storage", "l2a_ray.videos", "l2a_ray.fields"]
+    "package",
+    [
+        "l2a_ray.composites",
+        "l2a_ray.pairs",
+        "l2a_ray.storage",
+        "l2a_ray.videos",
+        "l2a_ray.fields",
+        "l2a_ray.experiments",
+    ],
 )
 def test_pure_code_imports_no_ray(package: str) -> None:
     wrong = {

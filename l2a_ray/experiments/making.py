@@ -63,8 +63,10 @@ def time_left(work: Mapping[str, Work]) -> str:
     missing = {name: one for name, one in work.items() if one.missing}
     unknown = [name for name, one in missing.items() if one.seconds is None]
     known = sum(one.missing * one.seconds for one in missing.values() if one.seconds is not None)
-    beside = f" beside {', '.join(unknown)}, of which none is there to tell" if unknown else ""
-    return f"about {time_text(known)}{beside}"
+    if not unknown:
+        return f"about {time_text(known)}"
+    beside = f"about {time_text(known)} and what these take: " if known else "not known of "
+    return f"{beside}{', '.join(unknown)}"
 
 
 def without_videos(cells: Sequence[Cell]) -> dict[Cell, str]:

@@ -106,7 +106,7 @@ class State:
         """Say which cells are made next, and how far the table is."""
         if missing := [cell for cell in cells if cell not in self.found]:
             rows = ", ".join(cell.label for cell in missing)
-            logger.info("table: %s: %s; making %s", self.progress(len(missing)), missing[0].repetition, rows)
+            logger.info("table: %s; now %s: %s", self.progress(len(missing)), missing[0].repetition, rows)
 
     def ended(self, cells: Mapping[Cell, str | None]) -> None:
         """Take note of cells that are finished or failed, and show the table as it is now."""
@@ -137,7 +137,7 @@ class State:
         counts = f"{done} of {len(self.wanted)} cells done, {running} running, {rest - running} waiting"
         if not rest:
             return f"{counts}, {failed} failed"
-        return f"{counts}, {failed} failed; left: {time_left(look(self.wanted))}"
+        return f"{counts}, {failed} failed; time left: {time_left(look(self.wanted))}"
 
 
 def _tell_work(grid: Grid, cells: Sequence[Cell]) -> None:
@@ -155,7 +155,7 @@ def _tell_work(grid: Grid, cells: Sequence[Cell]) -> None:
         took = "" if one.seconds is None else f", {time_text(one.seconds)} each so far"
         shared = f" for {one.uses} cells" if one.uses > one.results else ""
         logger.info("  %-20s %3d to be made of %d%s%s", name, one.missing, one.results, shared, took)
-    logger.info("to be made in %s; `l2a plan` measures what a run takes", time_left(work))
+    logger.info("time, as long as the like took: %s; `l2a plan` measures a run", time_left(work))
 
 
 def _report(state: State) -> None:
