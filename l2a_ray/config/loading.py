@@ -76,7 +76,7 @@ def read_yaml(path: Path) -> Any:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read ({error}). Name a YAML file") from error
     except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: {error}") from error
+        raise ConfigError(str(error)) from error
 
 
 def settings_from(parsed: Namespace) -> Settings:

@@ -106,7 +106,7 @@ def _column(
     names = [name for name in frame.columns if name.partition("_")[0] in MEASURES]
     # A row a repetition, a column a row of the table.
     tables = {name: frame.pivot(index="repetition", columns="row", values=name) for name in names}
-    numbers = {row: number / 100 for row, number in papers[column].rows.items()} if column in papers else {}
+    numbers = {row: round(number / 100, 6) for row, number in papers[column].rows.items()} if column in papers else {}
     for row, changes in about.rows.items():
         own = [cell for cell in cells if cell.row == row]
         there = [cell.repetition for cell in own if cell in found]

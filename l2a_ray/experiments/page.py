@@ -89,13 +89,14 @@ class Part:
 
 def _part(grid: Grid, entries: Sequence[Entry], column: str) -> Part:
     about, paper = grid.definition, of_columns(grid.definition).get(column)
+    theirs = paper is not None and about.against in paper.rows
     own = [entry for entry in entries if entry.column == column]
     others = [name for name in TITLES if any(f"top1_{name}" in entry.values for entry in own)]
     head = ["row", "top-1, %", "n"]
     if about.against:
         head.append(f"over {about.against}, points")
     if paper:
-        head += ["published, %", *([f"over {about.against}, there"] if about.against else [])]
+        head += ["published, %", *([f"over {about.against}, there"] if theirs else [])]
     head += [f"{TITLES[name]}{', lower is better' if name == 'still' else ''}, %" for name in others]
     body = []
     for entry in own:
@@ -105,7 +106,7 @@ def _part(grid: Grid, entries: Sequence[Entry], column: str) -> Part:
         if paper:
             number = DASH if entry.published is None else f"{100 * entry.published:.1f}{MARK if entry.differs else ''}"
             there = DASH if entry.published_over is None else f"{100 * entry.published_over:+.1f}"
-            texts += [number, *([there] if about.against else [])]
+            texts += [number, *([there] if theirs else [])]
         body.append((*texts, *(_percent(entry.values.get(f"top1_{name}")) for name in others)))
     notes = []
     if paper:
