@@ -73,8 +73,8 @@ A table file names a base config, rows, and what is repeated; all but rows may b
     L2A: {arm: selected}
     L2A, boxes: {arm: selected, composite.region: boxes}
   columns:
-    all labels: {}
-    half: {data.labelled_share: 0.5}
+    all: {}
+    ten a class: {data.limit: 10}
 
 Results: <tables>/<name>/index.html, table.md, table.csv, results.parquet, written anew as cells end. Started again, it
 makes what is missing: other runs' results, rows that share work and rows that are added later count. docs/tables.md

@@ -137,9 +137,15 @@ def test_rows_with_other_machines_or_tests_are_not_made_together(tmp_path: Path)
 
 
 def test_repetitions_are_those_of_the_command_line_the_file_or_the_base(tmp_path: Path) -> None:
-    assert grid(tmp_path, "rows: {a: {arm: real}}").seeds == [7, 8]
-    assert grid(tmp_path, "over: {seed: [1]}\nrows: {a: {arm: real}}").seeds == [1]
-    assert grid(tmp_path, "over: {seed: [1]}\nrows: {a: {arm: real}}", {"seeds": [2, 3]}).seeds == [2, 3]
+    def seeds(table: str, **overrides: Any) -> list[int]:
+        made = grid(tmp_path, f"{table}rows: {{a: {{arm: real}}}}", overrides)
+        found: list[int] = [cell.over["seed"] for cell in made.cells]
+        assert all(cell.pipeline.settings.seeds == found for cell in made.cells)
+        return found
+
+    assert seeds("") == [7, 8]
+    assert seeds("over: {seed: [1]}\n") == [1]
+    assert seeds("over: {seed: [1]}\n", seeds=[2, 3]) == [2, 3]
 
 
 def test_rows_that_are_the_same_run_or_change_nothing_are_told(tmp_path: Path) -> None:
@@ -170,6 +176,16 @@ def test_rows_share_all_that_they_do_not_change(tmp_path: Path) -> None:
         "train": (6, 6, 6),
         "evaluate": (6, 6, 6),
     }
+
+
+def test_the_file_that_the_page_shows_can_be_laid_out(tmp_path: Path) -> None:
+    page = (TABLES[0].parents[2] / "docs" / "tables.md").read_text(encoding="utf-8")
+    shown = page.partition("```yaml\n")[2].partition("```")[0]
+    path = tmp_path / "shown.yaml"
+    path.write_text(shown.replace("../demo.yaml", str(TABLES[0].parents[1] / "demo.yaml")))
+    made = expand(read_definition(path), {}, tmp_path)
+    assert len(made.cells) == 5 * 2 * 6 and made.notes == ()
+    summarise(made, {}, {})
 
 
 @pytest.mark.parametrize("path", TABLES, ids=lambda path: path.stem)

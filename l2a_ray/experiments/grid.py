@@ -79,11 +79,6 @@ class Grid:
     cells: tuple[Cell, ...]
     notes: tuple[str, ...]
 
-    @property
-    def seeds(self) -> list[int]:
-        """The seeds of each run."""
-        return list(dict.fromkeys(cell.over["seed"] for cell in self.cells))
-
 
 def expand(about: Definition, overrides: Mapping[str, Any], folder: AnyPath) -> Grid:
     """Lay out a table.
