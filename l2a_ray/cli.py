@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 from jsonargparse import ArgumentParser, Namespace
 
+from l2a_ray.config import WITHOUT_CONFIG
 from l2a_ray.errors import L2AError, SettingError, StorageError
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ STAGES = {
     "preview": "look before you train: a page with videos and contact sheets of pairs",
     "export": "write the composites of an arm as mp4, for mmaction2 and torchvision",
 }
+TABLE = {"table": "make what is missing of a table of the paper: rows, columns and repetitions, as a YAML file says"}
 OTHERS = {
     "predict": "say what a run's recommended classifier sees in videos",
     "export-model": "write that classifier as one file, for torch.export or ONNX",
@@ -42,8 +44,6 @@ MODEL_USERS = ("predict", "export-model")
 MAKERS = ("match", "train-selector", "select", "train", "evaluate", "teach")
 JOB_COPY = "working_dir_files"
 """Part of the path where Ray unpacks a job's working directory on each node."""
-WITHOUT_CONFIG = Path(__file__).parent / "config" / "without_config.yaml"
-"""The settings of who names no ``--config``."""
 EXAMPLES = """
 examples:
   l2a run --data.root PATH                                    (PATH/<class>/*.mp4; no --config: for real videos, no GPU)
@@ -55,17 +55,42 @@ examples:
   l2a preview --config configs/demo.yaml --preview.pairs 20 --preview.which [selected,worst]
   l2a export --config configs/demo.yaml --export.arm random
   l2a predict --run mine VIDEO FOLDER --top 3                 (asks the classifier that the run mine recommends)
+  l2a table configs/tables/table2_demo.yaml --dry-run         (what a whole table would make; l2a table --help)
   l2a runs                                                    (lists runs and their results)
 
 Every stage does only what is missing: the same command goes on after an interruption, and another run with the same
 settings finds what this one has made.
+"""
+TABLE_HELP = """
+A table file names a base config, rows, and what is repeated; all but rows may be left out:
+
+  base: ../demo.yaml                      (path from the table file's folder, or a list; else as without --config)
+  over: {seed: [0, 1, 2]}                 (repetitions: the product of these values; any setting, and seed)
+  against: random                         (differences are taken from this row, repetition by repetition)
+  common: {classifier.epochs: 20}         (what all cells have, beside the base)
+  rows:
+    random: {arm: random}                 (an arm: real, random, selected, one of the base, or {pairs: agreement})
+    L2A: {arm: selected}
+    L2A, boxes: {arm: selected, composite.region: boxes}
+  columns:
+    all: {}
+    ten a class: {data.limit: 10}
+
+Results: <tables>/<name>/index.html, table.md, table.csv, results.parquet, written anew as cells end. Started again, it
+makes what is missing: other runs' results, rows that share work and rows that are added later count. docs/tables.md
+
+examples:
+  l2a table configs/tables/table2_demo.yaml                        (after `make demo`)
+  l2a table configs/tables/table2_demo.yaml --dry-run              (which cells and stages are missing, how long)
+  l2a table configs/tables/table2_demo.yaml --only L2A --only "w/o All" --seeds [0]
+  l2a table configs/tables/table2.yaml --data.root PATH
 """
 
 
 def build_parser(command: str | None) -> ArgumentParser:
     """Return the parser of all subcommands, with the options of one: the options of all take seconds to make."""
     mode = "yaml"
-    if command in STAGES:
+    if command in STAGES | TABLE:
         from l2a_ray.config.loading import MODE as mode  # here: `l2a --help` need not read all settings
     parser = ArgumentParser(
         prog="l2a",
@@ -73,7 +98,7 @@ def build_parser(command: str | None) -> ArgumentParser:
         description="Learn which pairs of videos to composite, and train a better action classifier with them.",
     )
     commands = parser.add_subcommands(required=True, metavar="COMMAND")
-    for name, purpose in (STAGES | OTHERS).items():
+    for name, purpose in (STAGES | TABLE | OTHERS).items():
         commands.add_subcommand(name, _options(name) if name == command else ArgumentParser(), help=purpose)
     return parser
 
@@ -82,6 +107,8 @@ def _options(command: str) -> ArgumentParser:
     """Return the parser of a subcommand."""
     if command in STAGES:
         return _stage_options(command)
+    if command in TABLE:
+        return _table_options()
     parser = ArgumentParser(description=_sentence(OTHERS[command]))
     if command == "generate":
         from l2a_ray.videos.settings import GenerateSettings
@@ -136,6 +163,19 @@ def _stage_options(command: str) -> ArgumentParser:
     return parser
 
 
+def _table_options() -> ArgumentParser:
+    from l2a_ray.config.loading import settings_parser
+
+    parser = settings_parser(description=f"{_sentence(TABLE['table'])}\n{TABLE_HELP}")
+    parser.add_argument("table", type=str, help="The table's YAML file.")
+    about = "Make this row alone; give it several times for several. What is there of the others is shown."
+    parser.add_argument("--only", type=str, action="append", metavar="ROW", help=about)
+    parser.add_argument("--dry-run", action="store_true", help="Say what is there and what is missing; make nothing.")
+    parser.add_argument("--reports", action="store_true", help="Write the report of each run too, and link to it.")
+    parser.add_argument("--tables", type=str, metavar="FOLDER", help="Folder that holds all tables (tables).")
+    return parser
+
+
 def _sentence(text: str) -> str:
     return f"{text[0].upper()}{text[1:]}."
 
@@ -149,7 +189,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         logging.info("no --config: for real videos and no GPU, as %s says", WITHOUT_CONFIG)
         given[1:1] = ["--config", str(WITHOUT_CONFIG)]
     try:
-        parsed = build_parser(command).parse_args(given)
+        # Of a table, what is given alone: a file's differences come between the base and the command line.
+        parsed = build_parser(command).parse_args(given, defaults=command not in TABLE)
         _execute(parsed.subcommand, parsed[parsed.subcommand])
     except L2AError as error:
         print(f"l2a: error: {error}", file=sys.stderr)
@@ -172,6 +213,8 @@ def _execute(command: str, chosen: Namespace) -> None:
         _use_model(command, chosen)
     elif command in OTHERS:
         _keep_house(command, chosen)
+    elif command in TABLE:
+        _make_table(chosen)
     else:
         _run_stage(command, chosen)
 
@@ -235,12 +278,26 @@ def _keep_house(command: str, chosen: Namespace) -> None:
         clean(store, delete=chosen.delete)
 
 
+def _make_table(chosen: Namespace) -> None:
+    from l2a_ray.config.loading import plain_values
+    from l2a_ray.experiments.table import table
+
+    given = plain_values(chosen)
+    options = {name: given.pop(name) for name in ("only", "dry_run", "reports", "tables") if name in given}
+    for name, place in {"runs": "runs", "tables": "tables", **given, **options}.items():
+        if name in ("runs", "store", "tables"):
+            _refuse_job_copy(name, place)
+    if not table(given.pop("table"), given, **options):
+        sys.exit(1)
+
+
 def _run_stage(command: str, chosen: Namespace) -> None:
     from l2a_ray.config.loading import settings_from
     from l2a_ray.storage.files import as_path, out_of_reach
 
     settings = settings_from(chosen)
-    _refuse_job_copy(settings)
+    for name in ("runs", "store"):
+        _refuse_job_copy(name, getattr(settings, name))
     try:
         _make(command, settings, check="check" in chosen, refresh="refresh" in chosen)
     except L2AError:
@@ -264,11 +321,8 @@ def _make(command: str, settings: "Settings", check: bool, refresh: bool) -> Non
         getattr(commands, command)(settings)
 
 
-def _refuse_job_copy(settings: "Settings") -> None:
+def _refuse_job_copy(name: str, place: str | None) -> None:
     """Refuse a folder that goes with the job."""
-    for name, place in (("runs", settings.runs), ("store", settings.store)):
-        if place and "://" not in place and JOB_COPY in Path(place).absolute().parts:
-            reason = (
-                "lies in this job's own copy of the working directory, which Ray deletes: name a folder of all nodes"
-            )
-            raise SettingError(name, place, reason)
+    if place and "://" not in place and JOB_COPY in Path(place).absolute().parts:
+        reason = "lies in this job's own copy of the working directory, which Ray deletes: name a folder of all nodes"
+        raise SettingError(name, place, reason)

@@ -64,6 +64,11 @@ def test_nothing_imports_the_command_line() -> None:
     assert [module for module, names in GRAPH.items() if "l2a_ray.cli" in names] == ["l2a_ray.__main__"]
 
 
+def test_the_command_line_alone_imports_tables() -> None:
+    users = {module for module, names in GRAPH.items() if any(n.startswith("l2a_ray.experiments") for n in names)}
+    assert {module for module in users if not module.startswith("l2a_ray.experiments")} == {"l2a_ray.cli"}
+
+
 def test_the_environment_needs_no_selector_and_no_rllib() -> None:
     for module in FILES:
         if module.startswith("envs"):
@@ -73,7 +78,15 @@ def test_the_environment_needs_no_selector_and_no_rllib() -> None:
 
 
 @pytest.mark.parametrize(
-    "package", ["l2a_ray.composites", "l2a_ray.pairs", "l2a_ray.storage", "l2a_ray.videos", "l2a_ray.fields"]
+    "package",
+    [
+        "l2a_ray.composites",
+        "l2a_ray.pairs",
+        "l2a_ray.storage",
+        "l2a_ray.videos",
+        "l2a_ray.fields",
+        "l2a_ray.experiments",
+    ],
 )
 def test_pure_code_imports_no_ray(package: str) -> None:
     wrong = {

@@ -15,7 +15,7 @@ import pytest
 from l2a_ray.errors import StageError
 from l2a_ray.fields import setting
 from l2a_ray.pipeline.housekeeping import clean, list_store
-from l2a_ray.pipeline.results import Results
+from l2a_ray.pipeline.results import Results, make_together
 from l2a_ray.pipeline.stage import Inputs, Stage
 from l2a_ray.runtime.settings import RuntimeSettings
 from l2a_ray.storage.files import AnyPath, write_bytes
@@ -61,6 +61,8 @@ class Bake(Stage):
         return f"bake/{self.number}"
 
     def work(self, inputs: Inputs, out: AnyPath) -> None:
+        if self.number < 0:
+            raise StageError("no flour")
         DONE[self.title] += 1
         write_bytes(out / "bread", (inputs.folder(self.source) / "text").read_bytes() * 2)
 
@@ -224,6 +226,24 @@ test_results.results(pathlib.Path(sys.argv[1]), sys.argv[3]).make([test_results.
     assert first.wait() == 0 and second.returncode == 0, second.stderr
     assert (tmp_path / "one" / "stages.json").exists() and not (tmp_path / "two").is_file()
     assert json.loads((tmp_path / "two" / "stages.json").read_text())["current"].keys() == {"source", "bake/0", "taste"}
+
+
+def test_runs_that_are_made_together_share_what_is_alike_and_each_knows_its_own(tmp_path: Path) -> None:
+    one, other = results(tmp_path, "one"), results(tmp_path, "other")
+    make_together([(one, [taste(number=1)]), (other, [taste(number=2), taste(number=1, cooks=9)])])
+    assert DONE == {"source": 1, "bake/1": 1, "bake/2": 1, "taste": 2}
+    made = {name: json.loads((tmp_path / name / "stages.json").read_text()) for name in ("one", "other")}
+    assert made["one"]["current"].keys() == {"source", "bake/1", "taste"} and made["one"]["begun"] == {}
+    assert made["other"]["current"].keys() == {"source", "bake/1", "bake/2", "taste"} and made["other"]["begun"] == {}
+
+
+def test_what_is_finished_stays_so_though_the_next_of_its_kind_fails(tmp_path: Path) -> None:
+    made = results(tmp_path)
+    with pytest.raises(StageError, match="no flour"):
+        made.make([taste(number=1), taste(number=-1)])
+    assert made.is_complete(taste(number=1).bake)
+    made.make([taste(number=1)])
+    assert DONE["bake/1"] == 1
 
 
 def test_clean_deletes_what_no_run_needs_and_only_when_told_to(tmp_path: Path) -> None:

@@ -6,6 +6,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from l2a_ray.config.settings import Settings
 
+WITHOUT_CONFIG = Path(__file__).parent / "without_config.yaml"
+"""The settings of who names no file."""
+
 
 def load(*files: str | Path, **changes: Any) -> "Settings":
     """Read settings as the command line does: ``load("configs/demo.yaml", **{"classifier.epochs": 5})``.

@@ -33,11 +33,49 @@ def settings_parser(**options: Any) -> ArgumentParser:
 
 def load(*files: str | Path, **changes: Any) -> Settings:
     """Read settings: :func:`l2a_ray.config.load`."""
-    parser = settings_parser(exit_on_error=False)
+    return Layers(*files).load(changes)
+
+
+class Layers:
+    """YAML files, read once, on which changes are laid, several times over.
+
+    Args:
+        files: what a later one says counts.
+
+    Raises:
+        ConfigError: as :func:`load`.
+    """
+
+    def __init__(self, *files: str | Path) -> None:
+        self._parser = settings_parser(exit_on_error=False)
+        try:
+            self._layered = self._parser.parse_args([f"--config={os.fspath(file)}" for file in files])
+        except ArgumentError as error:
+            raise ConfigError(str(error)) from error
+
+    def load(self, changes: Mapping[str, Any]) -> Settings:
+        """Return the files' settings with changes, by dotted names or nested, that count more.
+
+        Raises:
+            ConfigError, SettingError: as :func:`load`.
+        """
+        try:
+            return settings_from(self._parser.parse_object(plain_values(changes), self._layered))
+        except ArgumentError as error:
+            raise ConfigError(str(error)) from error
+
+
+def read_yaml(path: Path) -> Any:
+    """Read a YAML file in which no name stands twice.
+
+    Raises:
+        ConfigError: it cannot be read, or is no such YAML.
+    """
     try:
-        layered = parser.parse_args([f"--config={os.fspath(file)}" for file in files])
-        return settings_from(parser.parse_object(_plain(changes), layered))
-    except ArgumentError as error:
+        return _read(path.read_text(encoding="utf-8"), str(path))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read ({error}). Name a YAML file") from error
+    except yaml.YAMLError as error:
         raise ConfigError(str(error)) from error
 
 
@@ -47,18 +85,19 @@ def settings_from(parsed: Namespace) -> Settings:
     Raises:
         SettingError: a setting has a value that cannot work; the message has its whole path.
     """
-    return build(Settings, {field.name: _plain(parsed[field.name]) for field in dataclasses.fields(Settings)})
+    return build(Settings, {field.name: plain_values(parsed[field.name]) for field in dataclasses.fields(Settings)})
 
 
-def _plain(value: Any) -> Any:
+def plain_values(value: Any) -> Any:
     """Return mappings, lists and values in place of namespaces, settings and paths."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         value = dataclasses.asdict(value)
     if isinstance(value, Mapping | Namespace):
         items = value.items() if isinstance(value, Mapping) else vars(value).items()
-        return {key: _plain(item) for key, item in items if key != "__path__"}  # of the file that it was read from
+        # A path is that of the file that it was read from.
+        return {key: plain_values(item) for key, item in items if key != "__path__"}
     if isinstance(value, list | tuple):
-        return type(value)(map(_plain, value))
+        return type(value)(map(plain_values, value))
     return os.fspath(value) if isinstance(value, os.PathLike) else value
 
 

@@ -107,6 +107,13 @@ def size_text(size: float) -> str:
     return f"{size:.1f} TiB"
 
 
+def time_text(seconds: float) -> str:
+    """Return how long something takes in words."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
 def age_text(seconds: float) -> str:
     """Return a time in words."""
     for unit, length in (("days", 86400), ("h", 3600), ("min", 60)):

@@ -7,7 +7,7 @@ complete. (That the folder is there cannot mean it: object stores cannot rename 
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -137,23 +137,13 @@ class Results:
         Raises:
             L2AError: as the stages' work.
         """
-        needed = self.needed(targets)
-        self._announce(targets, needed)
-        self.run.register()  # though nothing may be needed: another run can have made it all
-        with self._working(needed):
-            # One class after the other; what comes after may be complete once the content of what it reads is known.
-            while needed:
-                self._make(_first_class(needed))
-                needed = self.needed(targets)
-        made = closure(targets)
-        self.run.settle({stage.title: self._entry(stage) for stage in made})
-        self.run.link({stage.title: self._place(stage) for stage in made if self.is_complete(stage)})
+        make_together([(self, targets)])
 
     def make_again(self, stage: Stage) -> None:
         """Do the work of a stage whether or not it is complete; later stages depend on its new content."""
         self.make(list(stage.reads().values()))
         with self._working([stage]):
-            self._make([stage], again=True)
+            self._make([stage], {stage: self.run}, again=True)
 
     def needed(self, targets: Sequence[Stage]) -> list[Stage]:
         """Return the stages whose work is to be done, each after those that it reads."""
@@ -201,8 +191,8 @@ class Results:
             finally:
                 self._begin_session = None
 
-    def _make(self, stages: Sequence[Stage], again: bool = False) -> None:
-        """Do the work of stages of one class; where another process is at it, wait for its result."""
+    def _make(self, stages: Sequence[Stage], runs: Mapping[Stage, RunFolder], again: bool = False) -> None:
+        """Do the work of stages of one class, of these runs; where another process is at it, wait for its result."""
         with ExitStack() as held:
             jobs = []
             # One stage a key, for arms may differ in nothing; and one order, or two processes may wait in a ring.
@@ -214,7 +204,8 @@ class Results:
                 return
             since = time.perf_counter()
             begun = {job.stage: self._begin(job, again) for job in jobs}
-            self.run.note({job.stage.title: self._entry(job.stage) for job in jobs})
+            for job in jobs:
+                runs[job.stage].note({job.stage.title: self._entry(job.stage)})
             type(jobs[0].stage).work_all(jobs, self)
             taken = {"seconds": round(time.perf_counter() - since, 3), "together": len(jobs)}
             for job in jobs:
@@ -223,6 +214,12 @@ class Results:
                 write_json(job.folder / RECORD, begun[job.stage] | taken | done)
                 self._records.pop(job.folder, None)
             self._keys.clear()  # of what depends on the content of these
+
+    def _settle(self, targets: Sequence[Stage]) -> None:
+        """Record that the run is made of these results and of all that they need."""
+        made = closure(targets)
+        self.run.settle({stage.title: self._entry(stage) for stage in made})
+        self.run.link({stage.title: self._place(stage) for stage in made if self.is_complete(stage)})
 
     def _begin(self, job: Job, again: bool) -> Record:
         """Write that work on a result has begun, or goes on, and by what; return that."""
@@ -282,6 +279,32 @@ class Results:
         ]
 
 
+def make_together(wanted: Sequence[tuple[Results, Sequence[Stage]]]) -> None:
+    """Make results of several runs of one store as those of one run: stages of a class work together.
+
+    So the runs must agree in what such stages share: the clips, the machines that train, how classifiers are tested.
+
+    Args:
+        wanted: of each run its results, and the stages whose results are to be made.
+
+    Raises:
+        L2AError: as the stages' work.
+    """
+    first, targets = wanted[0][0], [stage for _, own in wanted for stage in own]
+    runs = {stage: results.run for results, own in wanted for stage in closure(own)}
+    for results, own in wanted:
+        results._announce(own, results.needed(own))
+        results.run.register()  # though nothing may be needed: another run can have made it all
+    needed = first.needed(targets)
+    with first._working(needed):
+        # One class after the other; what comes after may be complete once the content of what it reads is known.
+        while needed:
+            first._make(_next(needed), runs)
+            needed = first.needed(targets)
+    for results, own in wanted:
+        results._settle(own)
+
+
 def closure(targets: Sequence[Stage]) -> list[Stage]:
     """Return some stages and all that they read, each after those that it reads."""
     found: list[Stage] = []
@@ -297,13 +320,17 @@ def closure(targets: Sequence[Stage]) -> list[Stage]:
     return found
 
 
-def _first_class(needed: Sequence[Stage]) -> list[Stage]:
-    """Return the stages of the class that reads none of the other classes that are needed."""
+def _next(needed: Sequence[Stage]) -> list[Stage]:
+    """Return stages of the class that reads none of the other classes that are needed: all, or one if that is as fast.
+
+    What is made alone is complete though the next one may fail.
+    """
     classes: dict[type[Stage], set[type[Stage]]] = {type(stage): set() for stage in needed}
     for stage in needed:
         classes[type(stage)] |= {type(read) for read in closure([stage])} & classes.keys() - {type(stage)}
     first = next(iter(TopologicalSorter(classes).static_order()))
-    return [stage for stage in needed if type(stage) is first]
+    stages = [stage for stage in needed if type(stage) is first]
+    return stages if first.works_together() else stages[:1]
 
 
 def _tell_waiting(stage: Stage, who: str) -> None:

@@ -109,9 +109,19 @@ class Stage(ABC):
         for job in jobs:
             job.stage.work(inputs, job.folder)
 
+    @classmethod
+    def works_together(cls) -> bool:
+        """Return whether several stages of this class gain by working together."""
+        return getattr(cls.work_all, "__func__", None) is not getattr(Stage.work_all, "__func__", None)
+
     def content(self, folder: AnyPath) -> str | None:
         """Return a digest of a complete result, if it, and not the key, is what later stages depend on."""
         return None
+
+
+def definition(stage: Stage) -> str:
+    """Return a digest of what a stage is told and all that it reads; stages that share it have the same result."""
+    return stage.key({name: definition(read) for name, read in stage.reads().items()})
 
 
 def _is_several(value: object) -> bool:

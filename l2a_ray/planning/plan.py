@@ -18,7 +18,7 @@ from l2a_ray.pairs.match import nearest_neighbours
 from l2a_ray.pairs.names import embed_names
 from l2a_ray.pairs.settings import MatchSettings
 from l2a_ray.pipeline.build import Pipeline
-from l2a_ray.pipeline.housekeeping import size_text
+from l2a_ray.pipeline.housekeeping import size_text, time_text
 from l2a_ray.pipeline.results import closure
 from l2a_ray.pipeline.stage import Stage
 from l2a_ray.planning.counts import Counts, Line, count_clips, count_pairs, fit, train_counts
@@ -201,7 +201,7 @@ def tell(plan: Plan) -> list[str]:
     """Return a plan as lines to read."""
     rows = {**plan["stages"], "in all": plan["total"]}
     table = pd.DataFrame.from_dict(rows, orient="index")[list(COLUMNS)]
-    table["wall_s"] = [_time(seconds) for seconds in table["wall_s"]]
+    table["wall_s"] = [time_text(seconds) for seconds in table["wall_s"]]
     table["storage_bytes"] = [size_text(size) for size in table["storage_bytes"]]
     return [
         f"{sum(plan['clips'].values()):,} clips, {plan['pairs']:,} candidate pairs",
@@ -211,9 +211,3 @@ def tell(plan: Plan) -> list[str]:
         f"  the command's own process had {size_text(plan['sample_peak_bytes'])} at most on the larger sample",
         *(f"- {sentence}" for sentence in plan["assumptions"]),
     ]
-
-
-def _time(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

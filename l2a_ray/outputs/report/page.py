@@ -65,10 +65,10 @@ def write_report(tables: RunTables, store: ClipStore, composite: CompositeSettin
     return metrics
 
 
-def environment() -> Environment:
-    """Return jinja2's environment for the templates beside this file; it escapes what it is given."""
+def environment(package: str = "l2a_ray.outputs.report") -> Environment:
+    """Return jinja2's environment for the templates in a package; it escapes what it is given."""
     made = Environment(
-        loader=PackageLoader("l2a_ray.outputs", "report"),
+        loader=PackageLoader(package, ""),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

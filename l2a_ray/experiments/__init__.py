@@ -1,0 +1,1 @@
+"""Tables of the paper: many configurations, repetitions, one page."""
