@@ -224,8 +224,7 @@ def test_of_scores_that_mean_nothing_random_pairs_are_kept(exact: SelectorNetwor
     tally.write(tmp_path / "pairs.parquet", tmp_path, by_chance=True)
     draw_pairs(tmp_path / "pairs.parquet", settings, 3, tmp_path)
     kept, drawn = (pd.read_parquet(tmp_path / f"{name}.parquet") for name in ("selected", "random"))
-    assert kept["score"].is_monotonic_decreasing and kept["score"].nunique() > 1
-    assert set(kept[ENDS].itertuples(index=False)) == set(drawn[ENDS].itertuples(index=False))
+    pd.testing.assert_frame_equal(kept.drop(columns="score"), drawn)
     assert json.loads((tmp_path / "summary.json").read_text())["by_chance"]
 
 

@@ -261,7 +261,7 @@ def test_the_files_show_a_table_that_is_not_finished(tmp_path: Path) -> None:
 def test_an_axis_of_one_setting_in_numbers_is_drawn_against_it() -> None:
     assert numbers({"a": {"select.budget": 0.1}, "b": {"select.budget": 1}}) == ("select.budget", {"a": 0.1, "b": 1})
     assert numbers({"a": {"select.budget": 0.1}, "b": {}}) is None
-    assert numbers({"a": {"select.per_class": True}, "b": {"select.per_class": False}}) is None
+    assert numbers({"a": {"select.within": "all"}, "b": {"select.within": "class"}}) is None
     assert numbers({"a": {"select.budget": 0.1}, "b": {"composite.alpha": 2}}) is None
 
 

@@ -121,13 +121,9 @@ class Tally:
         With ``by_chance`` the pairs drawn at random are those that are kept.
         """
         if by_chance:
-            logger.warning(
-                "select: random pairs are kept (select.without_signal), for the scores' reward means nothing"
-            )
-            order = best_first(self.drawn_scores, self.drawn)
-            scores, rows = self.drawn_scores[order], self.drawn[order]
-        else:
-            scores, rows = self.kept(pairs_path)
+            logger.warning("select: random pairs are kept (select.without_signal): the reward carries no sure signal")
+        # By chance in the order of the random arm's, so that classifiers are trained alike.
+        scores, rows = (self.drawn_scores, self.drawn) if by_chance else self.kept(pairs_path)
         if len(rows) < (wanted := sum(self.budgets.values())):
             logger.warning(
                 "select: select.most_per_clip=%d lets %d pairs be kept, the budget %d", self.most, len(rows), wanted
@@ -138,7 +134,7 @@ class Tally:
         write_table(out / "worst.parquet", _scored(pairs_path, lowest, low_scores))
         bins = {"left": self.edges[:-1], "right": self.edges[1:], "count": self.counts}
         write_table(out / "histogram.parquet", pa.table(bins))
-        summary = {"candidates": self.total, "budget": len(rows), "threshold": float(omega(scores)[-1])}
+        summary = {"candidates": self.total, "budget": len(rows), "threshold": float(omega(scores).min())}
         summary["by_chance"] = by_chance
         write_json(out / "summary.json", summary)
 
