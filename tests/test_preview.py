@@ -122,7 +122,7 @@ def test_page_shows_every_pair_by_files_beside_it(tmp_path: Path) -> None:
     page = (out / "index.html").read_text(encoding="utf-8")
     links = re.findall(r'(?:src|href)="([^"#]+)"', page)
     files = {path.relative_to(out).as_posix() for path in out.rglob("*.*")} - {"index.html"}
-    assert set(links) == files and len(links) == len(files) == 9 + 3 + 3, "all links are relative and lead somewhere"
+    assert set(links) == files and len(links) == len(files) == 9 + 3 + 2, "all links are relative and lead somewhere"
     assert "http" not in page and "<run>" not in page and "&lt;run&gt;" in page
     assert len(re.findall(r"<video controls loop muted [^>]*src=", page)) == 9
     best = table.iloc[3]

@@ -1,10 +1,12 @@
 """Videos, clip store and run folder in an object store: a real S3 server, slow or failing, and the same results."""
 
 import errno
+import io
 import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +15,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
+import pyarrow as pa
 import pytest
 import s3fs
 import safetensors.numpy
@@ -26,7 +30,10 @@ from l2a_ray.storage.files import (
     header_metadata,
     open_file,
     open_new,
+    open_parquet,
     read_bytes,
+    read_group,
+    read_table,
     relative_name,
     remove_folder,
     write_bytes,
@@ -233,6 +240,27 @@ def test_a_file_written_bit_by_bit_is_there_when_all_of_it_is(tmp_path: Path) ->
     with pytest.raises(StorageError, match=rf"{path}: cannot be written \(No space left"), open_new(path) as file:
         raise OSError(errno.ENOSPC, "")
     assert path.read_bytes() == b"old" and [found.name for found in path.parent.iterdir()] == ["a"]
+
+
+def test_of_a_table_that_was_read_nothing_is_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever a thread of Arrow still held when Python ends, it would let go of with an abort."""
+    path = as_path("memory://tables/a.parquet")
+    table = pd.DataFrame({"id": [f"{i:016x}" for i in range(60)], "x": range(60)})
+    write_bytes(path, table.to_parquet(row_group_size=20))
+    readers = set[int]()
+
+    class Content(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            readers.add(threading.get_ident())
+            return super().read(size)
+
+    monkeypatch.setattr("l2a_ray.storage.files.io.BytesIO", Content)
+    monkeypatch.setattr("l2a_ray.storage.files.open_file", lambda path: Content(read_bytes(path)))
+    assert read_table(path, ["x"])["x"].tolist() == list(range(60))
+    assert read_group(open_parquet(path), 1)["x"].to_pylist() == list(range(20, 40))
+    assert readers == {threading.get_ident()}
+    with pytest.raises(pa.ArrowInvalid, match="no column 'y'"):
+        read_table(path, ["x", "y"])
 
 
 def test_a_store_that_is_gone_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

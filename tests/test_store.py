@@ -189,7 +189,7 @@ def test_a_store_of_another_version_is_refused_and_kept(tmp_path: Path, version:
     with pytest.raises(StageError, match=r"no clip store here. Run `l2a prepare` first"):
         ClipStore(tmp_path)
     (tmp_path / "store.json").write_text(json.dumps({"version": version, "classes": CLASSES, "data": "data"}))
-    with pytest.raises(StageError, match=rf"version {version}, this program reads 3\. Run `l2a prepare`.* is kept"):
+    with pytest.raises(StageError, match=rf"version {version}, this program reads 4\. Run `l2a prepare`.* is kept"):
         ClipStore(tmp_path)
     assert (tmp_path / "store.json").is_file()
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from l2a_ray.classifier.settings import ClassifierSettings
 from l2a_ray.errors import StageError
 from l2a_ray.prepare.store import ClipStore
-from l2a_ray.storage.files import AnyPath, as_path, open_parquet
+from l2a_ray.storage.files import AnyPath, as_path, open_parquet, read_group
 from l2a_ray.videos.splits import refuse_others
 
 
@@ -62,7 +62,7 @@ def _read_pairs(path: AnyPath, index: pd.DataFrame) -> NDArray[np.int32]:
         if not file.metadata.num_rows:
             raise StageError(f"{path}: no pairs in it. Run `l2a match` and `l2a select` again")
         groups = range(file.num_row_groups)
-        tables = (file.read_row_group(group, columns=["foreground", "background"]) for group in groups)
+        tables = (read_group(file, group, ["foreground", "background"]) for group in groups)
         pairs = np.concatenate([_rows(table, known, index, path) for table in tables])
     used = np.zeros(len(index), np.bool_)
     used[pairs] = True

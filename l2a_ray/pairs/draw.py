@@ -13,7 +13,7 @@ from l2a_ray.pairs.settings import SelectSettings
 from l2a_ray.pairs.table import ENDS, LABEL, count_pairs, open_pairs, read_pairs, spans, write_table
 from l2a_ray.pairs.truth import read_truth, sound_clips
 from l2a_ray.pairs.vectors import Rows
-from l2a_ray.storage.files import AnyPath
+from l2a_ray.storage.files import AnyPath, read_group
 
 
 def budgets_of(sizes: Mapping[int, int], settings: SelectSettings) -> dict[int, int]:
@@ -99,7 +99,7 @@ def _sound_rows(path: AnyPath, sound: Collection[str], groups: Groups) -> tuple[
     known, pairs = pa.array(sorted(sound), pa.string()), open_pairs(path)
     rows, numbers = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
     for group, (start, _) in enumerate(spans(path)):
-        table = pairs.read_row_group(group, columns=[*ENDS, LABEL])
+        table = read_group(pairs, group, [*ENDS, LABEL])
         good = pc.and_(*(pc.is_in(table[end], value_set=known) for end in ENDS)).to_numpy()
         rows.append(start + np.flatnonzero(good))
         numbers.append(groups.numbers(table)[good])

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from l2a_ray.pairs.settings import Within
 from l2a_ray.pairs.table import ENDS, LABEL, count_pairs, open_pairs, read_pairs, spans
 from l2a_ray.pairs.vectors import Rows
-from l2a_ray.storage.files import AnyPath
+from l2a_ray.storage.files import AnyPath, read_group
 
 COLUMNS: Mapping[Within, str] = {"class": LABEL, "foreground": "foreground"}
 
@@ -43,7 +43,7 @@ class Groups:
             return cls(within)
         pairs, found = open_pairs(path), set[str]()
         for group in range(pairs.num_row_groups):
-            found.update(pairs.read_row_group(group, columns=["foreground"])["foreground"].unique().to_pylist())
+            found.update(read_group(pairs, group, ["foreground"])["foreground"].unique().to_pylist())
         return cls(within, pa.array(sorted(found), pa.string()))
 
     def numbers(self, pairs: pa.Table) -> Rows:
@@ -88,7 +88,7 @@ class Groups:
         """Yield the first row of each row group, and the numbers of its pairs."""
         pairs = open_pairs(path)
         for group, (start, _) in enumerate(spans(path)):
-            yield start, self.numbers(pairs.read_row_group(group, columns=[COLUMNS.get(self.within, LABEL)]))
+            yield start, self.numbers(read_group(pairs, group, [COLUMNS.get(self.within, LABEL)]))
 
 
 def split(numbers_B: Rows) -> Iterator[tuple[int, NDArray[np.intp]]]:

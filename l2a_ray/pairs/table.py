@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 
 from l2a_ray.errors import StageError
 from l2a_ray.pairs.vectors import ClipVectors, Rows
-from l2a_ray.storage.files import AnyPath, open_parquet, write_bytes
+from l2a_ray.storage.files import AnyPath, open_parquet, read_group, write_bytes
 
 ENDS = ["foreground", "background"]
 LABEL = "foreground_label"
@@ -47,7 +47,7 @@ def check_clips(path: AnyPath, clips: ClipVectors) -> None:
     """Refuse pairs of unknown clips here, before any work: Ray Data passes on a task's error as text only."""
     pairs = open_pairs(path)
     for group in range(pairs.num_row_groups):
-        for column in pairs.read_row_group(group, columns=ENDS).columns:
+        for column in read_group(pairs, group, ENDS).columns:
             clips.rows(column.unique().to_pylist())
 
 
@@ -69,12 +69,12 @@ def read_pairs(path: AnyPath, rows: Rows | None = None, columns: Sequence[str] |
     parts = [_empty(pairs, columns)]
     for group, (start, end) in enumerate(spans(path)):
         if ordered is None:
-            parts.append(_coded(pairs.read_row_group(group, columns=columns)))
+            parts.append(_coded(read_group(pairs, group, columns)))
             continue
         first, last = np.searchsorted(ordered, [start, end])
         if first < last:
             wanted = pa.array(ordered[first:last] - start)
-            parts.append(_coded(pairs.read_row_group(group, columns=columns).take(wanted)))
+            parts.append(_coded(read_group(pairs, group, columns).take(wanted)))
     table = pa.concat_tables(parts).unify_dictionaries()
     return table if order is None else table.take(pa.array(np.argsort(order)))
 

@@ -13,13 +13,14 @@ def read_truth(root: str) -> pd.DataFrame | None:
     """Read which training videos are bad from ``truth.parquet`` in a data set's folder; None if it has none.
 
     Returns:
-        Columns path (absolute) and bad ("", "wrong_label" or "lost"). Rows of the test split are not read.
+        Columns path (absolute) and bad ("", "wrong_label" or "lost"). Without those of the test split.
     """
     folder = as_path(root).absolute()
     try:
-        found = read_table(folder / "truth.parquet", columns=["path", "bad"], filters=[("split", "==", "train")])
+        found = read_table(folder / "truth.parquet", columns=["path", "bad", "split"])
     except (OSError, ValueError, KeyError, pyarrow.ArrowException):
         return None  # most data sets have no such file, and one by that name may be the user's own
+    found = found[found["split"] == "train"].drop(columns="split")
     return found.assign(path=[str(folder / path) for path in found["path"]])
 
 

@@ -13,7 +13,7 @@ from l2a_ray.pairs.vectors import ClipVectors, Floats, Rows
 from l2a_ray.runtime.progress import Bar
 from l2a_ray.selector.scoring import Scorer
 from l2a_ray.selector.tally import Tally
-from l2a_ray.storage.files import AnyPath
+from l2a_ray.storage.files import AnyPath, read_group
 
 
 class Ranked(NamedTuple):
@@ -117,7 +117,7 @@ def score_group(
     Those of the K highest keys are then as if drawn one after another, each with a chance in proportion to omega:
     log omega and Gumbel noise (Kool et al., ICML 2019, https://arxiv.org/abs/1903.06059).
     """
-    pairs = open_pairs(pairs_path).read_row_group(group, columns=[*ENDS, LABEL])
+    pairs = read_group(open_pairs(pairs_path), group, [*ENDS, LABEL])
     scores = scorer(*clip_rows(clips, pairs))
     keys = scores
     if rng is not None:
