@@ -25,11 +25,21 @@ from l2a_ray.composites.composite import CompositeSettings
 from l2a_ray.composites.loader import Sample, SampleLoader
 from l2a_ray.errors import SettingError
 from l2a_ray.prepare.store import ClipStore, write_index
-from l2a_ray.selector.learned import WINDOW, best_iteration, judge, tell, trailing
+from l2a_ray.selector.learned import (
+    LEARNED,
+    WINDOW,
+    best_iteration,
+    carries_signal,
+    judge,
+    read_learned,
+    tell,
+    trailing,
+)
 from l2a_ray.selector.network import SelectorNetwork
 from l2a_ray.selector.rl import training
 from l2a_ray.selector.rl.registry import configure
 from l2a_ray.selector.rl.settings import SelectorSettings
+from l2a_ray.storage.files import write_json
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:ray", "ignore:.*Overriding environment:UserWarning")
 
@@ -434,6 +444,13 @@ def test_where_all_pairs_are_not_known_the_untrained_selector_is_the_measure() -
 def test_the_trailing_mean_is_of_what_there_is() -> None:
     assert trailing(np.array([4.0, 2.0, 0.0, 2.0]), 2).tolist() == [4.0, 3.0, 1.0, 1.0]
     assert best_iteration(np.array([[1.0, 1.0], [1.0, 1.0]], np.float32)) == 0
+
+
+def test_what_was_told_is_found_again_and_no_signal_is_not_an_unknown_one(tmp_path: Path) -> None:
+    assert read_learned(tmp_path) == {} and carries_signal({}) is None
+    for low, surely in ((0.1, True), (0.0, False), (-0.1, False)):
+        write_json(tmp_path / LEARNED, {"signal": {"low": low}})
+        assert carries_signal(read_learned(tmp_path)) is surely
 
 
 @pytest.mark.parametrize(("low", "said"), [(0.1, "carries signal"), (-0.1, "random pairs are the honest choice")])

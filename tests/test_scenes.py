@@ -3,6 +3,7 @@
 import logging
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -40,6 +41,7 @@ from l2a_ray.prepare.store import (
     write_index,
 )
 
+Validation = Literal["real", "scenes", "both"]
 CLASSES = ("red", "green", "blue")
 FRAMES, HEIGHT, WIDTH = 4, 24, 32
 ACTOR, SCENE = 240, 120
@@ -284,10 +286,10 @@ def test_stripes_are_a_colour_and_its_complement_and_come_again() -> None:
     assert 0.3 < min(shares) < 0.45 < 0.6 < max(shares) < 0.78
 
 
-def trial(store: ClipStore, monkeypatch: pytest.MonkeyPatch, middle: bool, validation: str) -> ClassifierTrial:
+def trial(store: ClipStore, monkeypatch: pytest.MonkeyPatch, middle: bool, validation: Validation) -> ClassifierTrial:
     """What a Selector is judged by, around a classifier that looks at the scene or, in the middle, at the actor."""
     monkeypatch.setattr("envs.pair_selection.load_network", lambda *_: Looker(middle))
-    settings = EnvSettings(tune="all", validation=validation)  # type: ignore[arg-type]
+    settings = EnvSettings(tune="all", validation=validation)
     files = EnvFiles(
         store=str(store.root),
         pairs="",

@@ -71,6 +71,8 @@ class Groups:
 
     def rows(self, path: AnyPath, places: Mapping[int, Rows]) -> Rows:
         """Turn places among the pairs of each group (sorted) into row numbers of the table, sorted."""
+        if self.within == "all":
+            return places[0]
         found, before = [np.empty(0, np.int64)], dict.fromkeys(places, 0)
         for start, numbers_B in self._stream(path):
             for number, mine in split(numbers_B):
