@@ -75,26 +75,34 @@ class Judged:
     def drawn(self, rng: np.random.Generator) -> NDArray[np.float64]:
         """Return what each pair was worth to the part (as a sum) and, drawn anew so often, to others: (1 + R, B).
 
-        Source videos are drawn within their class, as D_val itself is cut. Of n videos, drawing with replacement
-        has (n - 1) / n of the variance, which is a half of it for two: what they deviate by is scaled up.
+        Source videos are drawn within their class, as D_val itself is cut; those that are the only one of their class
+        among each other ("collapsed strata", Cochran 1977, 5A.12), for alone they would seem not to vary. Of n videos,
+        drawing with replacement has (n - 1) / n of the variance, which is a half of it for two: what they deviate by is
+        scaled up.
         """
         first, place_N = np.unique(self.sources, return_index=True, return_inverse=True)[1:]
         sums_GB = np.zeros((len(first), self.credit_NB.shape[1]))
         np.add.at(sums_GB, place_N, self.credit_NB)
-        label_G, weights = np.asarray(self.labels)[first], np.ones((1 + RESAMPLES, len(first)))
-        for label in np.unique(label_G):
-            of_class = np.flatnonzero(label_G == label)
-            if (n := len(of_class)) > 1:
+        _, class_G, of_class = np.unique(np.asarray(self.labels)[first], return_inverse=True, return_counts=True)
+        stratum_G, weights = np.where(of_class[class_G] == 1, -1, class_G), np.ones((1 + RESAMPLES, len(first)))
+        for stratum in np.unique(stratum_G):
+            among = np.flatnonzero(stratum_G == stratum)
+            if (n := len(among)) > 1:
                 times = rng.multinomial(n, np.full(n, 1 / n), size=RESAMPLES)
-                weights[1:, of_class] += np.sqrt(n / (n - 1)) * (times - 1)
+                weights[1:, among] += np.sqrt(n / (n - 1)) * (times - 1)
         return np.asarray(weights @ sums_GB)
 
 
 def agreement(one: Judged, other: Judged, rng: np.random.Generator) -> Signal | None:
-    """Return how well the credits by two parts of D_val agree; None where a part says the same of all pairs.
+    """Return how well the credits by two parts of D_val agree.
+
+    None where that cannot be known: a part says the same of all pairs, or is of one source video alone.
 
     The interval is of a bootstrap over the source videos of both parts: they are few, and the pairs many.
     """
+    sources = min(len(set(one.sources)), len(set(other.sources)))
+    if sources < 2:
+        return None
     ours, theirs = one.drawn(rng), other.drawn(rng)
     spread = np.linalg.norm(ours, axis=1) * np.linalg.norm(theirs, axis=1)
     if not spread[0]:
@@ -106,5 +114,5 @@ def agreement(one: Judged, other: Judged, rng: np.random.Generator) -> Signal | 
         low=float(low),
         high=float(high),
         pairs=one.credit_NB.shape[1],
-        sources=min(len(set(one.sources)), len(set(other.sources))),
+        sources=sources,
     )

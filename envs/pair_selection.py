@@ -206,7 +206,7 @@ class PairSelectionEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.int8]]):
             )
         ]
         one, other = parts if self._trial.holds_out else parts[0].halves()
-        return agreement(one, other, rng) if one.sources and other.sources else None
+        return agreement(one, other, rng)
 
     @classmethod
     def from_files(cls, config: dict[str, Any]) -> "PairSelectionEnv":

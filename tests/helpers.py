@@ -46,7 +46,7 @@ segment: {kind: motion}
 match: {kind: random}
 env: {pairs: 8}
 selector: {steps: 64, steps_per_update: 4, steps_per_iteration: 16, checkpoint_every: 1, hidden: [16], labels: one_hot}
-select: {budget: 0.5}
+select: {budget: 0.5, without_signal: score}
 classifier: &classifier {network: {name: small3d, width: 4}, epochs: 2, batch_size: 4, crop: 28}
 warm_start: {classifier: *classifier}
 """

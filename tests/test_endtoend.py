@@ -27,6 +27,7 @@ from l2a_ray.fields import plain
 from l2a_ray.pipeline.build import Pipeline
 from l2a_ray.pipeline.stage import Stage
 from l2a_ray.selector.file import load_selector, save_selector
+from l2a_ray.selector.learned import carries_signal, read_learned
 from l2a_ray.storage.run import read_stages
 from l2a_ray.videos.generate import generate
 
@@ -228,6 +229,19 @@ def test_validation_clips_given_back_are_trained_on(house: House) -> None:
 
 
 # --- arms
+
+
+def test_where_the_reward_means_nothing_random_pairs_stand_in_for_the_selected(house: House) -> None:
+    """Six clips of six classes judge here: two halves of them agree on nothing surely."""
+    pipeline = house.pipeline(**{"select.without_signal": "random"})
+    assert house.makes("select", **{"select.without_signal": "random"})["select"] == 2
+    for seed in (0, 1):
+        assert carries_signal(read_learned(house.result(pipeline.train_selector(seed)))) is False
+        chosen, scored = (house.result(made.select(seed)) for made in (pipeline, house.pipeline()))
+        kept, best = (pd.read_parquet(folder / "selected.parquet") for folder in (chosen, scored))
+        drawn = pd.read_parquet(house.result(pipeline.draw(seed)) / "random.parquet")
+        pd.testing.assert_frame_equal(kept[drawn.columns], drawn)
+        assert not kept.equals(best) and json.loads((chosen / "summary.json").read_text())["by_chance"]
 
 
 def test_pairs_may_come_from_anywhere(house: House) -> None:

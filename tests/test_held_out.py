@@ -221,18 +221,20 @@ def test_a_signal_that_both_parts_share_is_found_and_none_where_there_is_none() 
     assert min(low for low, _, _ in some) > 0
 
 
-def test_a_few_sources_of_many_clips_are_no_more_than_a_few() -> None:
-    """What one video's clips share is no proof of anything."""
+@pytest.mark.parametrize("classes", [1, 6])
+def test_a_few_sources_of_many_clips_are_no_more_than_a_few(classes: int) -> None:
+    """What one video's clips share is no proof of anything, also where each is the only one of its class."""
     rng = np.random.default_rng(0)
-    names, labels = [str(i // 6) for i in range(36)], [0] * 36
+    names, labels = [str(i // 6) for i in range(36)], [i // 6 % classes for i in range(36)]
     surely = 0
     for _ in range(40):
         one, other = (np.repeat(rng.normal(size=(6, 3)), 6, axis=0).astype(np.float32) for _ in range(2))
         found = agreement(Judged(one, names, labels), Judged(other, names, labels), rng)
         surely += found is not None and found.low > 0
     assert surely <= 4
-    still = Judged(np.zeros((36, 3), np.float32), names, labels)
+    still, alone = Judged(np.zeros((36, 3), np.float32), names, labels), Judged(one, ["0"] * 36, labels)
     assert agreement(still, Judged(one, names, labels), rng) is None
+    assert agreement(alone, Judged(one, names, labels), rng) is None, "one video tells no interval"
 
 
 def test_the_signal_is_of_the_environments_own_credits(problem: Problem) -> None:

@@ -112,7 +112,7 @@ class TrainSelector(SeededStage):
     """The Selector, by reinforcement learning."""
 
     name: ClassVar[str] = "train-selector"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     describe: Describe
     match: Match
     composite: CompositeSettings
