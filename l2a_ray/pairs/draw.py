@@ -9,19 +9,19 @@ import pyarrow.compute as pc
 
 from l2a_ray.errors import DatasetError, StageError
 from l2a_ray.pairs.groups import Groups, split, take_capped
-from l2a_ray.pairs.settings import SelectSettings
+from l2a_ray.pairs.settings import BudgetSettings
 from l2a_ray.pairs.table import ENDS, LABEL, count_pairs, open_pairs, read_pairs, spans, write_table
 from l2a_ray.pairs.truth import read_truth, sound_clips
 from l2a_ray.pairs.vectors import Rows
 from l2a_ray.storage.files import AnyPath, read_group
 
 
-def budgets_of(sizes: Mapping[int, int], settings: SelectSettings) -> dict[int, int]:
+def budgets_of(sizes: Mapping[int, int], settings: BudgetSettings) -> dict[int, int]:
     """Return how many pairs of each group are kept, max(1, round(budget * pairs)), given how many it has."""
     return {group: max(1, round(settings.budget * size)) for group, size in sizes.items()}
 
 
-def draw_rows(path: AnyPath, settings: SelectSettings, seed: int) -> Rows:
+def draw_rows(path: AnyPath, settings: BudgetSettings, seed: int) -> Rows:
     """Draw as many rows as the budget and the cap keep, evenly in each of the groups; sorted.
 
     Raises:
@@ -38,7 +38,7 @@ def draw_rows(path: AnyPath, settings: SelectSettings, seed: int) -> Rows:
     return groups.rows(path, drawn)
 
 
-def draw_pairs(path: AnyPath, settings: SelectSettings, seed: int, out: AnyPath) -> None:
+def draw_pairs(path: AnyPath, settings: BudgetSettings, seed: int, out: AnyPath) -> None:
     """Write ``random.parquet``: as many pairs as the budget keeps, drawn evenly, in the candidates' order.
 
     Not in any Selector's order: the random arm must owe nothing to one.
@@ -56,7 +56,7 @@ def draw_pairs(path: AnyPath, settings: SelectSettings, seed: int, out: AnyPath)
 
 
 def draw_sound_pairs(
-    path: AnyPath, index: pd.DataFrame, root: str, settings: SelectSettings, seed: int, out: AnyPath
+    path: AnyPath, index: pd.DataFrame, root: str, settings: BudgetSettings, seed: int, out: AnyPath
 ) -> None:
     """Write ``random.parquet`` as :func:`draw_pairs` does, of pairs of sound clips: neither of them is bad.
 

@@ -62,8 +62,8 @@ class MatchSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SelectSettings:
-    """How many of the candidate pairs are kept."""
+class BudgetSettings:
+    """How many of the candidate pairs are kept, whatever chooses them."""
 
     budget: float = 0.12
     """Share of the candidate pairs that is kept, in (0, 1]. The paper's Table 1 keeps 12K of 99K matched pairs."""
@@ -73,14 +73,23 @@ class SelectSettings:
     as they were; or each `foreground` clip, which leaves the choice of its backgrounds alone. Origin: `all`, the paper,
     4.1, where easy classes can take all of a small budget; the others are ours."""
 
+    most_per_clip: int | None = None
+    """At most so many pairs share a foreground, and so many a background; none: any number (paper). Fewer pairs than
+    the budget are kept where it allows no more. Ours."""
+
+    def __post_init__(self) -> None:
+        """Refuse shares that keep nothing or more than there is."""
+        check(self, budget=_share, most_per_clip=_cap)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelectSettings(BudgetSettings):
+    """Which of the candidate pairs are kept."""
+
     draw: Literal["top", "omega"] = "top"
     """How the pairs are kept. `top`: the highest scores (paper, 4.1). `omega`: drawn one after another, each with a
     chance in proportion to its score, so that low ones are there too, as in the masks that the Selector learned with
     (ours)."""
-
-    most_per_clip: int | None = None
-    """At most so many pairs share a foreground, and so many a background; none: any number (paper). Fewer pairs than
-    the budget are kept where it allows no more. Ours."""
 
     without_signal: Literal["random", "score"] = "random"
     """What a Selector's pairs are where its reward carries no sure signal (`train-selector` says so): as many `random`
@@ -94,7 +103,12 @@ class SelectSettings:
 
     def __post_init__(self) -> None:
         """Refuse shares that keep nothing or more than there is."""
-        check(self, budget=_share, most_per_clip=_cap, worst=at_least(1), gpus=at_least(0))
+        super().__post_init__()
+        check(self, worst=at_least(1), gpus=at_least(0))
+
+    def how_many(self) -> BudgetSettings:
+        """Return what pairs drawn at random depend on too."""
+        return BudgetSettings(budget=self.budget, within=self.within, most_per_clip=self.most_per_clip)
 
 
 def _cap(value: int | None) -> str | None:

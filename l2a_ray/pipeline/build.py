@@ -144,13 +144,13 @@ class Pipeline:
         if about.pairs == "agreement":
             return SelectByAgreement(match=match, select=select, seed=seed, describe=self.describe(seed))
         if about.pairs == "oracle":
-            return DrawSound(match=match, select=select, seed=seed, root=self.prepare.data.root)
+            return DrawSound(match=match, select=select.how_many(), seed=seed, root=self.prepare.data.root)
         return None
 
     @cache  # noqa: B019
     def draw(self, seed: int) -> Draw:
         """Pairs drawn at random."""
-        return Draw(match=self.match(seed), select=self.settings.select, seed=seed)
+        return Draw(match=self.match(seed), select=self.settings.select.how_many(), seed=seed)
 
     @cache  # noqa: B019
     def select(self, seed: int) -> Select:

@@ -10,7 +10,7 @@ from l2a_ray.classifier.settings import WorkerSettings
 from l2a_ray.composites.settings import CompositeSettings
 from l2a_ray.errors import owned_by
 from l2a_ray.fields import setting
-from l2a_ray.pairs.settings import EmbeddingSettings, LabelEncoding, SelectSettings
+from l2a_ray.pairs.settings import BudgetSettings, EmbeddingSettings, LabelEncoding, SelectSettings
 from l2a_ray.pipeline import demands
 from l2a_ray.pipeline.stage import Inputs, Job
 from l2a_ray.pipeline.stages.clips import Match, Prepare, SeededStage, open_store
@@ -185,7 +185,7 @@ class Draw(PairSource):
 
     name: ClassVar[str] = "draw"
     table: ClassVar[str] = "random.parquet"
-    select: SelectSettings
+    select: BudgetSettings
 
     def size(self, counts: "Counts") -> float:
         return counts.pairs
