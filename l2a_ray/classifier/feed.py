@@ -92,7 +92,7 @@ def make_batches(
         batches.context.raise_original_map_exception = True  # else our errors arrive as text
         with reading(batches.iter_batches(batch_size=1, batch_format="numpy", prefetch_batches=2)) as made:
             for batch in made:
-                yield Stacked(**{name: batch[name][0] for name in batch})
+                yield Stacked(**{name: batch[name][0] for name in Stacked._fields if name in batch})
 
 
 def _make_batch(

@@ -64,31 +64,32 @@ class SemiSettings:
     """How a method learns from unlabelled clips; None stands for the number of the method's own authors."""
 
     mu: float | None = None
-    """Unlabelled clips a step, as a multiple of `batch_size`, beside the batch. None: 7 for `fixmatch` (its authors' code),
-    3 for `mean_teacher` (near 31 labelled of 128) and `tcl`, else 1."""
+    """Unlabelled clips a step, as a multiple of `batch_size`, beside the batch. None: 7 for `fixmatch` (its authors'
+    code), 3 for `mean_teacher` (near 31 labelled of 128) and `tcl`, else 1."""
     threshold: float | None = None
-    """Least probability of a guess that is learned; above 1, none is. With 101 classes and few labels 0.95 may keep nothing
-    for long; later work on video takes 0.3. None: 0.95 (FixMatch, ActorCutMix), 0.8 for `tcl` and, as in UDA, for soft
-    targets."""
+    """Least probability of a guess that is learned; above 1, none is. With 101 classes and few labels 0.95 may keep
+    nothing for long; later work on video takes 0.3. None: 0.95 (FixMatch, ActorCutMix), 0.8 for `tcl` and, as in UDA,
+    for soft targets."""
     weight: float | None = None
-    """Of the unlabelled loss, where the labelled one weighs 1. None: 1; for `mean_teacher` the number of classes, from its
-    authors' advice of C to C^2."""
+    """Of the unlabelled loss, where the labelled one weighs 1. None: 1; for `mean_teacher` the number of classes, from
+    its authors' advice of C to C^2."""
     warm_up: float | None = None
-    """Share of all steps, at the start, in which the unlabelled loss weighs nothing. None: 0; 1/8 for `tcl`, of whose 400
-    epochs 50 are supervised."""
+    """Share of all steps, at the start, in which the unlabelled loss weighs nothing. None: 0; 1/8 for `tcl`, of whose
+    400 epochs 50 are supervised."""
     ramp: float | None = None
-    """Share of all steps, after the warm-up, over which the weight grows: along exp(-5 (1 - x)^2) for `mean_teacher`, else
-    along a line. None: 0.4 for `pseudo_label` (USB's code), 0.1 for `mean_teacher` (ours; its authors: 5 to 30 epochs),
-    else 0."""
+    """Share of all steps, after the warm-up, over which the weight grows: along exp(-5 (1 - x)^2) for `mean_teacher`,
+    else along a line. None: 0.4 for `pseudo_label` (USB's code), 0.1 for `mean_teacher` (ours; its authors: 5 to 30
+    epochs), else 0."""
     ema: float | None = None
     """Decay of the moving average of the weights, at most that of step t, 1 - 1 / (t + 1). It is the teacher of
     `mean_teacher`, and the result of the others that have it; 0: none. None: 0.999 for `mean_teacher` and `fixmatch`
     (their authors' code), else 0."""
     batch_norm: Literal["update", "freeze"] = "update"
-    """`update`: labelled and unlabelled clips make one batch (FixMatch, ActorCutMix, Mean Teacher). `freeze`: unlabelled
-    clips are normalised among themselves and leave no trace in the running statistics (USB)."""
+    """`update`: labelled and unlabelled clips make one batch (FixMatch, ActorCutMix, Mean Teacher). `freeze`:
+    unlabelled clips are normalised among themselves and leave no trace in the running statistics (USB)."""
     targets: Literal["hard", "soft"] = "hard"
-    """Of `fixmatch` and `actorcut`. `hard`: the likeliest class (FixMatch). `soft`: all probabilities, sharpened by `temperature` (UDA)."""
+    """Of `fixmatch` and `actorcut`. `hard`: the likeliest class (FixMatch). `soft`: all probabilities, sharpened by
+    `temperature` (UDA)."""
     temperature: float = setting(0.4, only_for={"targets": ["soft"]})
     """Of soft targets: the logits are divided by it. Origin: UDA, as in ActorCutMix's code."""
     strong: StrongSettings = field(default_factory=StrongSettings)

@@ -79,13 +79,13 @@ class ClassifierSettings:
     network: NetworkSettings = field(default_factory=NetworkSettings)
     """Which network, and from which weights it starts."""
     method: MethodName = "supervised"
-    """How it learns. `supervised`: cross-entropy on labelled clips and composites (paper, 4.2). The others add a loss on
-    clips without labels (docs/methods.md): they are the paper's rivals in Table 3."""
+    """How it learns. `supervised`: cross-entropy on labelled clips and composites (paper, 4.2). The others add a loss
+    on clips without labels (docs/methods.md): they are the paper's rivals in Table 3."""
     semi: SemiSettings = setting(default_factory=SemiSettings, only_for={"method": list(SEMI)})
     """How it learns from clips without labels, where the method does."""
     distill: float | None = None
-    """Weight of the distillation of an ImageNet teacher's probabilities (docs/teach.md) on real clips, by a second head;
-    0: none. None: 1 for `videossl`, as a plain sum (ActorCutMix's code), else 0."""
+    """Weight of the distillation of an ImageNet teacher's probabilities (docs/teach.md) on real clips, by a second
+    head; 0: none. None: 1 for `videossl`, as a plain sum (ActorCutMix's code), else 0."""
     train_on: Literal["train", "train+val"] = "train"
     """Real clips that are learned: those of the training part alone, or those of D_val too, once the Selector needs
     them no more. Published results are of all of them. Pairs are of the training part. Ours."""

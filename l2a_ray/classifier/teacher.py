@@ -93,7 +93,7 @@ class Teacher:
     @property
     def classes(self) -> int:
         """Number of its classes, K."""
-        return self._read(0).shape[-1]
+        return int(self._read(0).shape[-1])
 
     def of(self, ids: Sequence[str]) -> NDArray[np.float32]:
         """Return the probabilities of some clips, (N, T, K); those of a frame sum to 1.

@@ -69,10 +69,11 @@ def _strong(frames_THWC: Frames, crop: int, rng: np.random.Generator, augment: A
 
 
 def _strong_in_time(frames_THWC: Frames, crop: int, rng: np.random.Generator, augment: AugmentSettings) -> Frames:
-    """What `strong` does, after one of these, drawn alike: nothing, each second frame in place of the next one, the
-    frames backwards, each frame lost with probability 1/2 (then the one before it stays on).
+    """What `strong` does, after one change in time.
 
-    Of ActorCutMix (https://github.com/vt-vl-lab/video-data-aug), whose frames that are lost we take to stay.
+    It is one of these, drawn alike: none, each second frame in place of the next, the frames backwards, each frame lost
+    with probability 1/2 (then the one before it stays). Of ActorCutMix (https://github.com/vt-vl-lab/video-data-aug);
+    that the frame before stays is ours.
     """
     return _strong(frames_THWC[_times(len(frames_THWC), int(rng.integers(4)), rng)], crop, rng, augment)
 

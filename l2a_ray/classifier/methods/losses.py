@@ -1,4 +1,7 @@
-"""The losses that methods share. Axes: B clips in a batch, L classes, K a teacher's classes, N vectors, D their length."""
+"""The losses that methods share.
+
+Axes: B clips in a batch, L classes, K a teacher's classes, N vectors, D their length.
+"""
 
 import torch
 from torch import Tensor, nn
@@ -31,8 +34,6 @@ def nt_xent(one_ND: Tensor, other_ND: Tensor, temperature: float = 0.5) -> Tenso
     TCL's code has it with this temperature.
     """
     both = nn.functional.normalize(torch.cat([one_ND, other_ND]), dim=1)
-    likeness = (both @ both.T / temperature).masked_fill(
-        torch.eye(len(both), dtype=torch.bool, device=both.device), -torch.inf
-    )
+    likeness = (both @ both.T / temperature).fill_diagonal_(-torch.inf)
     partner = torch.arange(len(both), device=both.device).roll(len(one_ND))
     return nn.functional.cross_entropy(likeness, partner)

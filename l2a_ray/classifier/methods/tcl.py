@@ -1,6 +1,8 @@
 """Temporal Contrastive Learning (https://arxiv.org/abs/2102.02751): a clip is the same at two speeds.
 
-Losses and numbers are those of https://github.com/CVIR/TCL (main.py, README). Axes: B clips in a batch, T time, L classes.
+Losses and numbers are those of https://github.com/CVIR/TCL (main.py, README).
+
+Axes: B clips in a batch, T time, L classes.
 """
 
 from collections.abc import Sequence
@@ -56,9 +58,8 @@ class TCL(SemiSupervised):
 def group_contrast(fast_BL: Tensor, slow_BL: Tensor) -> Tensor:
     """Return the contrast between the mean probabilities of the classes that clips of both views are taken for."""
     groups = [(fast_BL.argmax(dim=1) == label, slow_BL.argmax(dim=1) == label) for label in range(fast_BL.shape[1])]
-    both = [
-        (fast_BL[one].mean(dim=0), slow_BL[other].mean(dim=0)) for one, other in groups if one.any() and other.any()
-    ]
-    if not both:
+    groups = [(one, other) for one, other in groups if one.any() and other.any()]
+    if not groups:
         return 0 * slow_BL.sum()
-    return nt_xent(torch.stack([one for one, _ in both]), torch.stack([other for _, other in both]))
+    means = [(fast_BL[one].mean(dim=0), slow_BL[other].mean(dim=0)) for one, other in groups]
+    return nt_xent(torch.stack([one for one, _ in means]), torch.stack([other for _, other in means]))
