@@ -50,19 +50,19 @@ def make_network() -> Network:
 
 def make_batch(method: Method, labelled: int = 4, unlabelled: int = 5, seed: int = 0) -> Batch:
     """Return random clips in the views that a method asks for; labels only where there are labels."""
-    made = torch.Generator().manual_seed(seed)
-    names, views = [], []
-    for stream in method.streams(DATA):
-        count = unlabelled if stream.name == UNLABELLED else labelled
-        names += [stream.name] * count * len(stream.views)
-        views += list(stream.views) * count
-    size = (len(names), 4, 16, 16)
-    labels = torch.eye(CLASSES)[torch.randint(CLASSES, (len(names),), generator=made)]
-    labels[np.array(names) == UNLABELLED] = 0
-    clips = torch.randint(256, (*size, 3), dtype=torch.uint8, generator=made)
-    boxes = torch.rand(size, generator=made) < 0.3
-    teacher = torch.rand((len(names), 5), generator=made).softmax(dim=1)
-    return Batch(clips, labels, np.array(names), np.array(views), boxes, teacher)
+    parts = []
+    for number, stream in enumerate(method.streams(DATA)):
+        made, hidden = torch.Generator().manual_seed(2 * seed + number), stream.name == UNLABELLED
+        count = (unlabelled if hidden else labelled) * len(stream.views)
+        size = (count, 4, 16, 16)
+        clips = torch.randint(256, (*size, 3), dtype=torch.uint8, generator=made)
+        labels = torch.zeros(count, CLASSES) if hidden else torch.eye(CLASSES)[torch.arange(count) % CLASSES]
+        teacher = torch.rand((count, 5), generator=made).softmax(dim=1)
+        views = np.array(stream.views * (count // len(stream.views)))
+        boxes = torch.rand(size, generator=made) < 0.3
+        parts.append((clips, labels, np.full(count, stream.name), views, boxes, teacher))
+    columns: list[Any] = list(zip(*parts, strict=True))
+    return Batch(*((torch.cat if isinstance(column[0], Tensor) else np.concatenate)(column) for column in columns))
 
 
 def gradients(network: Network) -> dict[str, Tensor]:
