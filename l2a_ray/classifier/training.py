@@ -120,15 +120,15 @@ def _storage(folder: AnyPath) -> dict[str, Any]:
 
 @contextmanager
 def _progress() -> Iterator[Queue]:
-    """Show a progress bar; the queue takes what it shows: a run's title, its steps done and in all, the loss."""
+    """Show a progress bar; the queue takes what it shows: a run's title, its steps done and in all, figures."""
     # On the command's own node: with any other node the run would die.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     queue = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
 
     def follow() -> None:
-        for title, done, total, loss in iter(queue.get, None):
+        for title, done, total, figures in iter(queue.get, None):
             bar.set_description(f"train {title}", refresh=False)
-            bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
+            bar.set_postfix({name: f"{value:.3f}" for name, value in figures.items()}, refresh=False)
             bar.total, bar.n = total, done
             bar.refresh()
 

@@ -95,7 +95,7 @@ class Job:
         store: folder of the clip store.
         workers: the machines.
         scratch: Ray Train's own folder.
-        progress: receives a run's title, its steps done and in all, and the loss.
+        progress: receives a run's title, its steps done and in all, and figures of its last steps by name.
     """
 
     runs: tuple[TrainingRun, ...]
@@ -254,8 +254,11 @@ class _Training:
         now = time.monotonic()
         if self.rank == 0 and (now > self.reported + 1 or done == self.total_steps):
             self.reported = now
-            self.progress.put((self.title, done, self.total_steps, loss))
-            show("l2a_train_loss", loss)
+            seen, kept = self.tally[:2].tolist()
+            figures = {"loss": loss} | ({"kept_share": kept / seen} if seen else {})
+            self.progress.put((self.title, done, self.total_steps, figures))
+            for name, value in figures.items():
+                show(f"l2a_train_{name}", value)
 
     def _save_checkpoint(self) -> None:
         state = training_state(self.network, self.optimizer)

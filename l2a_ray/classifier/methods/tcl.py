@@ -32,8 +32,9 @@ class TCL(SemiSupervised):
     def parts(self, labelled: Sequence[Batch], unlabelled: Sequence[Batch]) -> list[Tensor]:
         """Return labelled clips, fast views, and slow ones of half the frames."""
         fast, slow = unlabelled
-        pairs = torch.arange(0, slow.clips.shape[1] - 1, 2)
-        times = pairs + torch.randint(2, pairs.shape)
+        frames = slow.clips.shape[1]
+        pairs = torch.arange(0, max(1, frames - 1), 2)
+        times = (pairs + torch.randint(2, pairs.shape)).clamp(max=frames - 1)
         return [labelled[0].clips, fast.clips, slow.clips[:, times.to(slow.clips.device)]]
 
     def parts_loss(
