@@ -2,10 +2,10 @@
 
 A step is what `train` does with a batch that is there: all forward passes, backward, SGD, the average of the weights;
 to make the samples, which the tasks do beside it, is not in it. ``batch_size`` labelled clips a step, and as many
-unlabelled ones as the method's authors take (``classifier.semi.mu``), or --mu times as many for all. One thread, times of
-the thread itself, the best of all rounds. Clips are random, as are the weights: neither plays a part.
+unlabelled ones as the method's authors take (``classifier.semi.mu``), or --mu times as many for all. One thread, times
+of the thread itself, the best of all rounds. Clips are random, as are the weights: neither plays a part.
 
-Run it: ``python benchmarks/methods.py [--network small3d] [--batch 8] [--frames 8] [--crop 112] [--rounds 3] [--mu 1]``.
+Run it: ``python benchmarks/methods.py [--network small3d] [--batch 8] [--frames 8] [--crop 112] [--mu 1]``.
 Figures: docs/benchmarks.md.
 """
 

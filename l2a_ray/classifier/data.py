@@ -5,7 +5,7 @@ Clips are rows of one list of ids: 8 bytes a pair, where its two ids are 128.
 Axes: N clips, P pairs.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
@@ -19,7 +19,9 @@ from l2a_ray.prepare.store import ClipStore
 from l2a_ray.storage.files import AnyPath, as_path, open_parquet, read_group, read_table
 from l2a_ray.videos.splits import refuse_others
 
-_NONE = np.zeros(0, np.int32)
+
+def _none() -> NDArray[np.int32]:
+    return np.zeros(0, np.int32)
 
 
 @dataclass(frozen=True)
@@ -38,8 +40,8 @@ class TrainingData:
     ids: NDArray[np.bytes_]
     real: NDArray[np.int32]
     pairs: NDArray[np.int32] | None
-    unlabelled: NDArray[np.int32] = _NONE
-    truth: NDArray[np.int32] = _NONE
+    unlabelled: NDArray[np.int32] = field(default_factory=_none)
+    truth: NDArray[np.int32] = field(default_factory=_none)
     teacher_classes: int | None = None
 
 
@@ -71,7 +73,7 @@ def read_data(
         raise StageError(f"{store.root}: no clip of the training split was prepared; its failed.parquet says why")
     refuse_others(index["id"].iloc[real], index, "train", "the training")
     found = None if pairs is None else _read_pairs(as_path(pairs), index)
-    rows, truth = (_NONE, _NONE) if unlabelled is None else _read_unlabelled(as_path(unlabelled), index)
+    rows, truth = (_none(), _none()) if unlabelled is None else _read_unlabelled(as_path(unlabelled), index)
     labelled = np.setdiff1d(real, rows)
     if not len(labelled):
         raise StageError(f"{unlabelled}: names all training clips, so none is left with a label. Leave some out")
