@@ -166,7 +166,7 @@ def test_training_never_looks_at_a_hidden_label_and_survives_a_stop(
             load_network(file, SETTINGS.network, 3, torch.device("cpu"))
         weights = [safetensors.torch.load_file(str(file)) for file in files]
         assert not torch.equal(weights[0]["head.weight"], weights[1]["head.weight"])
-        return weights[0], pd.read_parquet(run.folder / "history.parquet")
+        return weights[0], pd.read_parquet(str(run.folder / "history.parquet"))
 
     once, history = trained("once")
     assert (history["kept_share"] == 1).all() and history["kept_precision"].between(0, 1).all()
