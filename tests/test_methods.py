@@ -3,6 +3,7 @@
 import copy
 import math
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ from l2a_ray.classifier.network import Network
 from l2a_ray.classifier.semi import SEMI, MethodName, SemiSettings
 from l2a_ray.classifier.settings import ClassifierSettings, NetworkSettings, WorkerSettings, check_workers
 from l2a_ray.classifier.step import descend, make_optimizer, predict
+from l2a_ray.classifier.synchronous import synchronise
 from l2a_ray.classifier.zoo import build_network
 from l2a_ray.composites.schedule import REAL, UNLABELLED
 from l2a_ray.errors import SettingError, StageError
@@ -262,6 +264,55 @@ def test_every_method_goes_on_from_its_state_bit_for_bit(method: MethodName, dis
     assert (
         made.predictor(network).state_dict().keys() == student.state_dict().keys() == make_network().state_dict().keys()
     )
+
+
+def halves(batch: Batch, method: Method, rank: int) -> Batch:
+    """Return one of two workers' part of each stream of a batch."""
+    rows = [np.flatnonzero(batch.streams == stream.name) for stream in method.streams(DATA)]
+    return batch.rows(np.concatenate([mine.reshape(2, -1)[rank] for mine in rows]))
+
+
+def learned(method: MethodName, batch_norm: str, rank: int | None) -> dict[str, Tensor]:
+    """Return the weights after three steps: of one worker, or as one of two that share them."""
+    settings = replace(settings_of(method, threshold=0.3, ema=0.9, batch_norm=batch_norm), distill=1.0)
+    network = make_network()
+    if rank is not None:
+        synchronise(network, gpu=False)
+    made = METHODS[method](settings, network)
+    learner = made.learner(network, DATA, known=False)
+    optimizer = make_optimizer(network, settings)
+    model = learner if rank is None else nn.parallel.DistributedDataParallel(learner)
+    for number in range(3):
+        batch = make_batch(made, labelled=4, unlabelled=6, seed=number)
+        mine = batch if rank is None else halves(batch, made, rank)
+        descend(model, optimizer, lambda: made.loss(model, mine, number + 3, 8))  # noqa: B023
+        made.after_step(network)
+    return dict(made.predictor(network).state_dict())
+
+
+SHARED: tuple[MethodName, ...] = ("pseudo_label", "mean_teacher", "s4l", "fixmatch")  # the others contrast a whole part
+
+
+def work(rank: int, folder: str) -> None:
+    """Learn as one of two workers, by each method in turn (runs in a process of its own)."""
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    for method in SHARED:
+        for batch_norm in ("update", "freeze"):
+            found = learned(method, batch_norm, rank)
+            if rank == 0:
+                torch.save(found, f"{folder}/{method}-{batch_norm}.pt")
+
+
+@pytest.mark.slow
+def test_two_workers_learn_as_one_does(tmp_path: Path) -> None:
+    torch.multiprocessing.spawn(work, (str(tmp_path),), nprocs=2)  # type: ignore[no-untyped-call]
+    for method in SHARED:
+        for batch_norm in ("update", "freeze"):
+            one, two = learned(method, batch_norm, None), torch.load(tmp_path / f"{method}-{batch_norm}.pt")
+            assert one.keys() == two.keys()
+            for name, value in one.items():
+                torch.testing.assert_close(two[name], value, rtol=1e-4, atol=1e-5, msg=f"{method} {batch_norm} {name}")
 
 
 def scenes(count: int, rng: np.random.Generator, tells: bool = True) -> tuple[Tensor, Tensor]:
