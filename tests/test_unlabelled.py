@@ -80,23 +80,29 @@ def drawn(store: ClipStore, data: TrainingData, settings: ClassifierSettings) ->
 
 
 def test_hidden_clips_are_read_apart_and_those_of_other_parts_refused(
-    store: ClipStore, hidden: Path, tmp_path: Path
+    store: ClipStore, hidden: Path, teacher: Path, tmp_path: Path
 ) -> None:
     table = store.columns("id", "label", "split")
-    data = read_data(store, None, SETTINGS, str(hidden))
+    data = read_data(store, None, SETTINGS, str(hidden), str(teacher))
     assert len(data.real) == 6 and len(data.unlabelled) == 12 and not set(data.real) & set(data.unlabelled)
     assert data.truth.tolist() == table["label"].iloc[data.unlabelled].tolist()
     for split, error in (("train", StageError), ("test", LeakError)):
         pd.DataFrame({"id": table.loc[table["split"] == split, "id"]}).to_parquet(tmp_path / "wrong.parquet")
         with pytest.raises(error, match=r"wrong\.parquet"):
-            read_data(store, None, SETTINGS, str(tmp_path / "wrong.parquet"))
+            read_data(store, None, SETTINGS, str(tmp_path / "wrong.parquet"), str(teacher))
+    with pytest.raises(StageError, match="method actorcut learns from clips without labels, and there are none"):
+        read_data(store, None, SETTINGS, teacher=str(teacher))
+    with pytest.raises(StageError, match="method supervised with distill=1 needs a teacher"):
+        read_data(store, None, replace(SETTINGS, method="supervised"), str(hidden))
     (tmp_path / "no.parquet").write_bytes(b"no table")
     with pytest.raises(StorageError, match=r"no\.parquet: no table of clips"):
-        read_data(store, None, SETTINGS, str(tmp_path / "no.parquet"))
+        read_data(store, None, SETTINGS, str(tmp_path / "no.parquet"), str(teacher))
 
 
-def test_unlabelled_samples_show_no_label_and_their_boxes_follow_crop_and_flip(store: ClipStore, hidden: Path) -> None:
-    data = read_data(store, None, SETTINGS, str(hidden))
+def test_unlabelled_samples_show_no_label_and_their_boxes_follow_crop_and_flip(
+    store: ClipStore, hidden: Path, teacher: Path
+) -> None:
+    data = read_data(store, None, SETTINGS, str(hidden), str(teacher))
     found = drawn(store, data, replace(SETTINGS, semi=SemiSettings(mu=2.0)))
     mine = found.streams == UNLABELLED
     assert mine.sum() == 2 * 12 and (found.streams == REAL).sum() == 6
@@ -110,8 +116,8 @@ def test_unlabelled_samples_show_no_label_and_their_boxes_follow_crop_and_flip(s
     assert other.boxes is None
 
 
-def test_a_hidden_clip_in_a_pair_is_found_out(store: ClipStore, hidden: Path) -> None:
-    data = read_data(store, None, SETTINGS, str(hidden))
+def test_a_hidden_clip_in_a_pair_is_found_out(store: ClipStore, hidden: Path, teacher: Path) -> None:
+    data = read_data(store, None, SETTINGS, str(hidden), str(teacher))
     pairs = np.stack([data.real, data.unlabelled[: len(data.real)]], axis=1)
     settings = replace(SETTINGS, method="supervised", distill=0.0, composite_mode="add", composite_share=1.0)
     with pytest.raises(StageError, match="has no label"):
@@ -154,7 +160,9 @@ def test_training_never_looks_at_a_hidden_label_and_survives_a_stop(
     pairs = tmp_path / "pairs.parquet"
     pd.DataFrame({"foreground": known, "background": np.roll(known, 1)}).to_parquet(pairs)
 
-    def trained(name: str, store: ClipStore = store, stop: int | None = None) -> tuple[dict[str, Tensor], pd.DataFrame]:
+    def trained(
+        name: str, hidden: Path, store: ClipStore, stop: int | None = None
+    ) -> tuple[dict[str, Tensor], pd.DataFrame]:
         run = replace(make_run(tmp_path / name, str(pairs), SETTINGS), unlabelled=str(hidden), teacher=str(teacher))
         if stop is not None:
             Stops.stops.append(stop)
@@ -168,14 +176,16 @@ def test_training_never_looks_at_a_hidden_label_and_survives_a_stop(
         assert not torch.equal(weights[0]["head.weight"], weights[1]["head.weight"])
         return weights[0], pd.read_parquet(str(run.folder / "history.parquet"))
 
-    once, history = trained("once")
+    once, history = trained("once", hidden, store)
     assert (history["kept_share"] == 1).all() and history["kept_precision"].between(0, 1).all()
     for streams, said in Stops.said:
         assert set(streams) == {REAL, COMPOSITES, UNLABELLED}
         assert (said.sum(axis=1) == (streams != COMPOSITES)).all()
-    # The same clips in a store that tells no label of those that are hidden, and a stop.
-    index = store.index
-    index.loc[index["id"].isin(pd.read_parquet(hidden)["id"]), "label"] = NONE
+    # The same clips in a store that tells no label of those that are hidden, other truths of them, and a stop.
+    index, table = store.index, pd.read_parquet(hidden)
+    index.loc[index["id"].isin(table["id"]), "label"] = NONE
+    table.assign(truth=(table["truth"] + 1) % 3).to_parquet(tmp_path / "wrong.parquet")
     write_index(tmp_path / "other", store.clips, store.classes, index, store.failed)
-    twice, _ = trained("twice", ClipStore(tmp_path / "other"), stop=2)
+    twice, other = trained("twice", tmp_path / "wrong.parquet", ClipStore(tmp_path / "other"), stop=2)
+    assert (history["kept_precision"] + other["kept_precision"] <= 1).all(), "it is measured by the truth that is given"
     assert all(torch.equal(once[name], twice[name]) for name in once)

@@ -12,6 +12,7 @@ import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from l2a_ray.classifier.semi import SEMI
 from l2a_ray.classifier.settings import ClassifierSettings
 from l2a_ray.errors import StageError, StorageError
 from l2a_ray.pairs.labels import NONE
@@ -64,7 +65,8 @@ def read_data(
 
     Raises:
         LeakError: a clip of a pair is not one that may be paired, or one without label no training clip.
-        StageError: there are no training clips, none with a label, or no pairs in the table.
+        StageError: there are no training clips, none with a label, no pairs in the table, or the method needs clips
+            without labels or a teacher, and there are none.
         StorageError: a file cannot be read.
     """
     index = store.columns("id", "split")
@@ -77,6 +79,12 @@ def read_data(
     labelled = np.setdiff1d(real, rows)
     if not len(labelled):
         raise StageError(f"{unlabelled}: names all training clips, so none is left with a label. Leave some out")
+    if settings.method in SEMI and not len(rows):
+        reason = f"method {settings.method} learns from clips without labels, and there are none"
+        raise StageError(f"{reason}. Leave some clips unlabelled, or train with method supervised")
+    if settings.numbers.distill and teacher is None:
+        reason = f"method {settings.method} with distill={settings.numbers.distill:g} needs a teacher's opinions"
+        raise StageError(f"{reason}, and there are none. Run `l2a teach`, or set distill to 0")
     classes = None if teacher is None else _teacher_classes(teacher)
     return TrainingData(index["id"].to_numpy().astype(np.bytes_), labelled, found, rows, truth, classes)
 

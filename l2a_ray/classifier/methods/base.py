@@ -96,7 +96,6 @@ class Method(Protocol):
 
         Raises:
             SettingError: the method cannot learn with a frozen backbone.
-            StageError: the data lacks what it needs.
         """
 
     def loss(self, model: nn.Module, batch: Batch, step: int, steps: int) -> Tensor:

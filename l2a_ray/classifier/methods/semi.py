@@ -21,7 +21,7 @@ from l2a_ray.classifier.methods.supervised import TEACHER, Supervised
 from l2a_ray.classifier.network import Network
 from l2a_ray.classifier.settings import ClassifierSettings
 from l2a_ray.composites.schedule import UNLABELLED, Stream
-from l2a_ray.errors import SettingError, StageError
+from l2a_ray.errors import SettingError
 
 
 class SemiSupervised(Supervised, ABC):
@@ -49,14 +49,7 @@ class SemiSupervised(Supervised, ABC):
         self._guesses: Guesses | None = None
 
     def streams(self, data: TrainingData) -> Sequence[Stream]:
-        """Return those of supervised training, and the unlabelled clips.
-
-        Raises:
-            StageError: there are none.
-        """
-        if not len(data.unlabelled):
-            reason = f"method {self.settings.method} learns from clips without labels, and there are none"
-            raise StageError(f"{reason}. Leave some clips unlabelled, or train with method supervised")
+        """Return those of supervised training, and the unlabelled clips."""
         shown = [replace(stream, views=stream.views * self.labelled_views) for stream in super().streams(data)]
         return [
             *shown,

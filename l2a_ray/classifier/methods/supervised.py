@@ -14,7 +14,7 @@ from l2a_ray.classifier.network import Network
 from l2a_ray.classifier.settings import ClassifierSettings
 from l2a_ray.classifier.step import soft_cross_entropy
 from l2a_ray.composites.schedule import COMPOSITES, REAL, Stream
-from l2a_ray.errors import SettingError, StageError
+from l2a_ray.errors import SettingError
 
 TEACHER = "teacher"
 """Name of the head that a teacher's probabilities are distilled into."""
@@ -54,13 +54,10 @@ class Supervised:
 
         Raises:
             SettingError: the backbone is frozen.
-            StageError: there is no teacher.
         """
         if known:
             raise SettingError("distill", self.numbers.distill, "teaches a frozen backbone nothing: must be 0")
-        if data.teacher_classes is None:
-            reason = f"method {self.settings.method} with distill={self.numbers.distill:g} needs a teacher's opinions"
-            raise StageError(f"{reason}, and there are none. Run `l2a teach`, or set distill to 0")
+        assert data.teacher_classes is not None, "read_data has seen to it"
         add_head(network, TEACHER, data.teacher_classes)
 
     def loss(self, model: nn.Module, batch: Batch, step: int, steps: int) -> Tensor:
