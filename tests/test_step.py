@@ -192,7 +192,7 @@ def test_a_composite_weighs_in_the_loss_as_said(mode: Literal["replace", "add"],
         settings = replace(SETTINGS, batch_size=4, composite_mode=mode, composite_weight=weight)
         method = Supervised(settings, network)
         method.streams(data)
-        return method.loss(network.eval(), batch, 0).item()
+        return method.loss(network.eval(), batch, 0, 1).item()
 
     with torch.inference_mode():
         each = nn.functional.cross_entropy(network.eval()(clips), labels, reduction="none")

@@ -267,13 +267,13 @@ class SlowTeacher(Supervised):
     def streams(self, data: TrainingData) -> list[Stream]:
         return [*super().streams(data), Stream("other", data.real, per_step=2, views=("weak", "weak"))]
 
-    def loss(self, model: nn.Module, batch: Batch, step: int) -> Tensor:
+    def loss(self, model: nn.Module, batch: Batch, step: int, steps: int) -> Tensor:
         if step in self.stops:
             self.stops.remove(step)
             raise StageError("stopped")
         real, other = batch.only(REAL), batch.only("other")
         assert len(batch.labels) == 10 and len(real.labels) == 3 and len(other.labels) == 4
-        return super().loss(model, real, step) + super().loss(model, other, step)
+        return super().loss(model, real, step, steps) + super().loss(model, other, step, steps)
 
     def after_step(self, network: Network) -> None:
         for mean, value in zip(self.teacher.parameters(), network.parameters(), strict=True):

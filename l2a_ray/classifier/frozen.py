@@ -115,9 +115,9 @@ class FrozenFeed:
 
     def _key(self, drawn: Drawn) -> Hashable:
         ids = [part for part in (drawn.sample.foreground, drawn.sample.background) if part is not None]
-        labels = tuple(self._source.labels.of(ids).tolist())
+        labels = tuple(self._source.labels.of(ids).tolist()) if drawn.stream.labelled else None
         composite = self._source.composite if len(ids) > 1 else None
-        return self._about, drawn.sample, labels, composite, drawn.key, drawn.stream.views
+        return self._about, drawn.sample, labels, composite, drawn.key, drawn.stream.views, drawn.stream.augment
 
 
 def _stack(batch: list[Drawn], known: list[Known]) -> Stacked:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
+from l2a_ray.classifier.semi import NUMBERS, SEMI, MethodName, Numbers, SemiSettings
 from l2a_ray.composites.settings import AugmentSettings, FrameSampling, Sampling
 from l2a_ray.errors import SettingError
 from l2a_ray.fields import above, at_least, check, setting, within
@@ -28,7 +29,6 @@ SMALL, MMACTION, TIMM = NETWORKS[0], *NETWORKS[-2:]
 IMAGENET = "imagenet"
 
 Temporal = Literal["shift", "mean_std", "mean"]
-MethodName = Literal["supervised"]
 CompositeMode = Literal["replace", "add"]
 
 
@@ -79,7 +79,13 @@ class ClassifierSettings:
     network: NetworkSettings = field(default_factory=NetworkSettings)
     """Which network, and from which weights it starts."""
     method: MethodName = "supervised"
-    """How it learns. `supervised`: cross-entropy on labelled clips and composites (paper, 4.2)."""
+    """How it learns. `supervised`: cross-entropy on labelled clips and composites (paper, 4.2). The others add a loss
+    on clips without labels (docs/methods.md): they are the paper's rivals in Table 3."""
+    semi: SemiSettings = setting(default_factory=SemiSettings, only_for={"method": list(SEMI)})
+    """How it learns from clips without labels, where the method does."""
+    distill: float | None = None
+    """Weight of the distillation of an ImageNet teacher's probabilities (docs/teach.md) on real clips, by a second
+    head; 0: none. None: 1 for `videossl`, as a plain sum (ActorCutMix's code), else 0."""
     train_on: Literal["train", "train+val"] = "train"
     """Real clips that are learned: those of the training part alone, or those of D_val too, once the Selector needs
     them no more. Published results are of all of them. Pairs are of the training part. Ours."""
@@ -93,6 +99,9 @@ class ClassifierSettings:
     """Paper 4.2."""
     weight_decay: float = 0.001
     """Paper 4.2."""
+    gradient_clip: float | None = None
+    """Largest norm of a step's gradient, to which larger ones are shortened: 40 for ActorCutMix, 20 for TCL, in their
+    code. None: they stay as they are; the paper says nothing of it."""
     freeze: tuple[str, ...] = ()
     """Parts of the network that stay as they are, batch statistics included, by PyTorch's names of them: `[backbone]`
     leaves the head alone to learn, `[backbone.stem, backbone.layer1]` all but the first stages of r3d_18. Ours."""
@@ -128,6 +137,8 @@ class ClassifierSettings:
             learning_rate=above(0),
             momentum=lambda momentum: None if 0 <= momentum < 1 else "must be at least 0 and below 1",
             weight_decay=at_least(0),
+            distill=lambda weight: None if weight is None else at_least(0)(weight),
+            gradient_clip=lambda norm: None if norm is None else above(0)(norm),
             crop=at_least(1),
             frames=lambda frames: None if frames is None else at_least(1)(frames),
             looks=lambda looks: None if looks is None else at_least(1)(looks),
@@ -144,6 +155,20 @@ class ClassifierSettings:
         if self.composite_mode == "replace" or self.composite_share == 0:
             return 0
         return max(1, round(self.composite_share * self.batch_size))
+
+    @property
+    def numbers(self) -> Numbers:
+        """What the method's own authors chose, but for what is given."""
+        own, semi = NUMBERS[self.method], self.semi
+        if semi.targets == "soft":
+            own = own._replace(threshold=0.8)
+        given = {name: getattr(semi, name) for name in Numbers._fields if name != "distill"} | {"distill": self.distill}
+        return own._replace(**{name: value for name, value in given.items() if value is not None})
+
+    @property
+    def unlabelled(self) -> int:
+        """Clips without labels a step, over all workers."""
+        return max(1, round(self.numbers.mu * self.batch_size)) if self.method in SEMI else 0
 
     @property
     def frame_sampling(self) -> FrameSampling:
@@ -252,10 +277,10 @@ class WorkerSettings:
 
 
 def check_workers(settings: ClassifierSettings, workers: WorkerSettings) -> None:
-    """Refuse a batch, or composites beside it, that the workers cannot share equally.
+    """Refuse a batch, or composites or unlabelled clips beside it, that the workers cannot share equally.
 
     Raises:
-        SettingError: of ``batch_size`` or ``composite_share``.
+        SettingError: of ``batch_size``, ``composite_share`` or ``semi.mu``.
     """
     parts = max(1, workers.count)
     if settings.batch_size % parts or settings.batch_size < 2 * parts:
@@ -264,3 +289,6 @@ def check_workers(settings: ClassifierSettings, workers: WorkerSettings) -> None
     if settings.added_composites % parts:
         reason = f"adds {settings.added_composites} composites a step: must be a multiple of the workers ({parts})"
         raise SettingError("composite_share", settings.composite_share, reason)
+    if settings.unlabelled % parts:
+        reason = f"makes {settings.unlabelled} unlabelled clips a step: must be a multiple of the workers ({parts})"
+        raise SettingError("semi.mu", settings.numbers.mu, reason)

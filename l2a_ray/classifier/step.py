@@ -80,12 +80,19 @@ def train_step(
     return descend(network, optimizer, loss)
 
 
-def descend(network: nn.Module, optimizer: torch.optim.Optimizer, loss: Callable[[], Tensor]) -> float:
-    """Take one step down the gradient of a loss, computed in training mode; return the loss before the step."""
+def descend(
+    network: nn.Module, optimizer: torch.optim.Optimizer, loss: Callable[[], Tensor], clip: float | None = None
+) -> float:
+    """Take one step down the gradient of a loss, computed in training mode; return the loss before the step.
+
+    ``clip`` is the largest norm of the gradient, to which a larger one is shortened; None: it stays as it is.
+    """
     network.train()
     optimizer.zero_grad(set_to_none=True)
     value = loss()
     value.backward()  # type: ignore[no-untyped-call]
+    if clip is not None:
+        nn.utils.clip_grad_norm_(network.parameters(), clip)
     optimizer.step()
     return value.item()
 

@@ -90,6 +90,11 @@ class Teacher:
         self._order = np.argsort(ids)
         self._ids = ids[self._order]
 
+    @property
+    def classes(self) -> int:
+        """Number of its classes, K."""
+        return int(self._read(0).shape[-1])
+
     def of(self, ids: Sequence[str]) -> NDArray[np.float32]:
         """Return the probabilities of some clips, (N, T, K); those of a frame sum to 1.
 

@@ -73,9 +73,15 @@ def _absolute(run: TrainingRun) -> TrainingRun:
     return dataclasses.replace(
         run,
         folder=run.folder.absolute(),
-        pairs=None if run.pairs is None else str(as_path(run.pairs).absolute()),
+        pairs=_whole(run.pairs),
+        unlabelled=_whole(run.unlabelled),
+        teacher=_whole(run.teacher),
         settings=dataclasses.replace(run.settings, network=run.settings.network.with_absolute_paths()),
     )
+
+
+def _whole(path: str | None) -> str | None:
+    return None if path is None else str(as_path(path).absolute())
 
 
 def _fit(job: Job) -> L2AError | None:
@@ -114,15 +120,15 @@ def _storage(folder: AnyPath) -> dict[str, Any]:
 
 @contextmanager
 def _progress() -> Iterator[Queue]:
-    """Show a progress bar; the queue takes what it shows: a run's title, its steps done and in all, the loss."""
+    """Show a progress bar; the queue takes what it shows: a run's title, its steps done and in all, figures."""
     # On the command's own node: with any other node the run would die.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     queue = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
 
     def follow() -> None:
-        for title, done, total, loss in iter(queue.get, None):
+        for title, done, total, figures in iter(queue.get, None):
             bar.set_description(f"train {title}", refresh=False)
-            bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
+            bar.set_postfix({name: f"{value:.3f}" for name, value in figures.items()}, refresh=False)
             bar.total, bar.n = total, done
             bar.refresh()
 
@@ -143,7 +149,8 @@ def _check(runs: Sequence[TrainingRun], store: ClipStore, workers: WorkerSetting
     for run in runs:
         settings = run.settings
         check_workers(settings, workers)
-        first = read_data(store, run.pairs, settings).real[0]
+        data = read_data(store, run.pairs, settings, run.unlabelled, run.teacher)
+        first = data.real[0]
         seen = settings.network, settings.crop, settings.frame_sampling, settings.freeze
         if seen not in fits:
             _check_network(store, str(store.columns("id")["id"].iloc[first]), settings)

@@ -24,7 +24,6 @@ import torch
 import torch.distributed
 from ray.util.queue import Queue
 from safetensors import SafetensorError
-from torch import nn
 
 from l2a_ray.classifier.data import read_data
 from l2a_ray.classifier.feed import Source, feed
@@ -46,7 +45,7 @@ from l2a_ray.classifier.zoo import build_network
 from l2a_ray.composites.composite import CompositeSettings
 from l2a_ray.composites.schedule import Schedule, Stacked
 from l2a_ray.errors import L2AError, SettingError, StorageError, owned_by
-from l2a_ray.pairs.labels import Labels
+from l2a_ray.pairs.labels import NONE, Labels
 from l2a_ray.prepare.store import ClipStore
 from l2a_ray.runtime.session import raise_cause
 from l2a_ray.runtime.telemetry import count, show
@@ -54,6 +53,7 @@ from l2a_ray.storage.files import AnyPath, header_metadata, read_bytes, write_by
 
 Feed = Callable[[int, int, int, int], Generator[Stacked, None, None]]
 MODEL, HISTORY, CHECKPOINT = "model.safetensors", "history.parquet", "checkpoint.safetensors"
+STUDENT = "student.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +67,8 @@ class TrainingRun:
         pairs: a parquet file with the pairs to composite (columns foreground, background), or None for real clips only.
         composite: how pairs are composited and labelled.
         settings: what it is and how it is trained.
+        unlabelled: a parquet file with the training clips whose labels are not to be seen (``read_data``), or None.
+        teacher: folder of a teacher's probabilities (:mod:`l2a_ray.classifier.teacher`), or None.
     """
 
     name: str
@@ -75,6 +77,8 @@ class TrainingRun:
     pairs: str | None
     composite: CompositeSettings
     settings: ClassifierSettings
+    unlabelled: str | None = None
+    teacher: str | None = None
 
     @property
     def done(self) -> bool:
@@ -91,7 +95,7 @@ class Job:
         store: folder of the clip store.
         workers: the machines.
         scratch: Ray Train's own folder.
-        progress: receives a run's title, its steps done and in all, and the loss.
+        progress: receives a run's title, its steps done and in all, and figures of its last steps by name.
     """
 
     runs: tuple[TrainingRun, ...]
@@ -143,13 +147,14 @@ class _Training:
             synchronise(self.network, gpu=job.workers.gpus > 0)
         self.device = ray.train.torch.get_device()
         self.network.to(self.device)  # before there is an optimiser
-        self.optimizer = make_optimizer(self.network, self.settings)
         self.method = METHODS[self.settings.method](self.settings, self.network)
-        data = read_data(store, run.pairs, self.settings)
+        data = read_data(store, run.pairs, self.settings, run.unlabelled, run.teacher)
         self.schedule = Schedule(
             data.ids, tuple(self.method.streams(data)), self.settings.batch_size, run.seed, self.settings.looks
         )
-        labels = Labels.given(store.columns("id", "label"))
+        hidden = data.ids[data.unlabelled]
+        labels = Labels.given(store.columns("id", "label")).without(hidden)
+        self.truth = Labels.true(hidden, data.truth)
         self.source = Source(
             job.store,
             run.composite,
@@ -158,13 +163,16 @@ class _Training:
             self.schedule,
             self.settings.frame_sampling,
             self.settings.augment,
+            run.teacher if self.settings.numbers.distill else None,
         )
         self.feed: Feed = functools.partial(feed, self.source)
-        learns: nn.Module = self.network
-        if self.settings.looks is not None and backbone_is_frozen(self.network):
+        known = self.settings.looks is not None and backbone_is_frozen(self.network)
+        if known:
             self.feed = FrozenFeed(self.network, self.settings.network, self.source, kept)
-            learns = self.network.head
-        self.model = ray.train.torch.prepare_model(learns)  # wraps it for several workers
+        learner = self.method.learner(self.network, data, known)
+        self.optimizer = make_optimizer(self.network, self.settings)
+        self.model = ray.train.torch.prepare_model(learner)  # wraps it for several workers
+        self.tally = torch.zeros(4, dtype=torch.int64)  # guesses of an epoch: all, kept, with a known truth, right
         self.total_steps = self.settings.epochs * self.schedule.steps_per_epoch
         self.history = self._resume()
 
@@ -183,6 +191,7 @@ class _Training:
 
     def _epoch(self, epoch: int, batches: Generator[Stacked, None, None]) -> dict[str, float]:
         started, waited, losses = time.perf_counter(), 0.0, []
+        self.tally.zero_()
         steps = range(epoch * self.schedule.steps_per_epoch, (epoch + 1) * self.schedule.steps_per_epoch)
         for step in steps:
             asked = time.perf_counter()
@@ -199,13 +208,17 @@ class _Training:
             "learning_rate": self.optimizer.param_groups[0]["lr"],
             "clips_per_s": len(steps) * self.settings.batch_size / seconds,
             "wait_share": waited / seconds,
-        }
+        } | self._guessed()
 
     def _step(self, step: int, batch: Batch) -> float:
         """Take one step; return the loss, the mean over all workers."""
         set_learning_rate(self.optimizer, cosine_rate(self.settings.learning_rate, step, self.total_steps))
-        loss = descend(self.model, self.optimizer, lambda: self.method.loss(self.model, batch, step))
+        clip = self.settings.gradient_clip
+        loss = descend(
+            self.model, self.optimizer, lambda: self.method.loss(self.model, batch, step, self.total_steps), clip
+        )
         self.method.after_step(self.network)
+        self._count_guesses(step)
         if self.workers > 1:
             shared = torch.tensor(loss, device=self.device)
             torch.distributed.all_reduce(shared)
@@ -215,13 +228,37 @@ class _Training:
             raise SettingError("learning_rate", self.settings.learning_rate, reason)
         return loss
 
+    def _count_guesses(self, step: int) -> None:
+        """Count what the method took unlabelled clips for. Here alone are their true labels looked up."""
+        if (guesses := self.method.guesses()) is None:
+            return
+        places = [(step, position) for position in self.schedule.part(self.rank, self.workers)]
+        shown = [drawn for drawn in self.schedule.at(places) if not drawn.stream.labelled]
+        truth = torch.from_numpy(self.truth.of([drawn.sample.foreground for drawn in shown]))
+        label, kept = guesses.label.cpu(), guesses.kept.cpu()
+        known = kept & (truth != NONE)
+        self.tally += torch.stack([torch.tensor(len(kept)), kept.sum(), known.sum(), (known & (label == truth)).sum()])
+
+    def _guessed(self) -> dict[str, float]:
+        """Return the share of an epoch's guesses that was kept, over all workers, and how many of those are right."""
+        if self.method.guesses() is None:
+            return {}
+        tally = self.tally.to(self.device)
+        if self.workers > 1:
+            torch.distributed.all_reduce(tally)
+        seen, kept, known, right = tally.tolist()
+        return {"kept_share": kept / seen, "kept_precision": right / known if known else math.nan}
+
     def _tell(self, done: int, loss: float) -> None:
         """Pass on how many steps are done: once a second, and at the end."""
         now = time.monotonic()
         if self.rank == 0 and (now > self.reported + 1 or done == self.total_steps):
             self.reported = now
-            self.progress.put((self.title, done, self.total_steps, loss))
-            show("l2a_train_loss", loss)
+            seen, kept = self.tally[:2].tolist()
+            figures = {"loss": loss} | ({"kept_share": kept / seen} if seen else {})
+            self.progress.put((self.title, done, self.total_steps, figures))
+            for name, value in figures.items():
+                show(f"l2a_train_{name}", value)
 
     def _save_checkpoint(self) -> None:
         state = training_state(self.network, self.optimizer)
@@ -252,5 +289,7 @@ class _Training:
         folder = self.about.folder
         table = pd.DataFrame(self.history).astype({"epoch": "int32", "step": "int64"})
         write_bytes(folder / HISTORY, table.to_parquet(index=False))
+        if (student := self.method.student(self.network)) is not None:
+            save_network(folder / STUDENT, student)
         save_network(folder / MODEL, self.method.predictor(self.network))
         (folder / CHECKPOINT).unlink(missing_ok=True)

@@ -78,6 +78,23 @@ class ClipLoader:
         back_label = self.one_hot[self.label(sample.background)]
         return mixed.frames_THWC, mix_labels(front_label, back_label, mixed.weight)
 
+    def unlabelled(self, clip_id: str, rng: np.random.Generator | None, boxes: bool) -> NDArray[np.uint8]:
+        """Return the whole frames of a clip whose label plays no part, uint8 (T, H, W, C), as ``blend`` does.
+
+        With ``boxes`` a last channel is 255 in the boxes around its people and 0 elsewhere, so that all that is done to
+        the frames' places is done to it.
+
+        Raises:
+            StorageError: the clip's file is missing or damaged.
+        """
+        parts = self.store.read_parts(
+            clip_id, ("frames", "people_boxes") if boxes else ("frames",), choice_of(self.sampling, rng)
+        )
+        frames: NDArray[np.uint8] = parts["frames"]
+        if not boxes:
+            return frames
+        return np.concatenate([frames, 255 * parts["people_boxes"][..., None].astype(np.uint8)], axis=3)
+
     def label(self, clip_id: str) -> int:
         """Return a clip's label.
 

@@ -16,9 +16,9 @@ from l2a_ray.composites.loader import Sample, SampleLoader
 from l2a_ray.composites.settings import UNCHANGED, AugmentSettings
 from l2a_ray.composites.views import VIEWS
 
-REAL, COMPOSITES = "real", "composites"
+REAL, COMPOSITES, UNLABELLED = "real", "composites", "unlabelled"
 _NUMBERS = {REAL: 0, COMPOSITES: 1}
-_CROPS = 2  # beside the streams' shuffles, a seed's independent random numbers
+_CROPS, _FRAMES = 2, 3  # beside the streams' shuffles, a seed's independent random numbers
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,6 +31,9 @@ class Stream:
         share: of what the streams before it leave of a batch, in [0, 1]. Exact over any number of steps to one sample.
         per_step: samples at each step, beside the batch and in place of a share of it.
         views: names in ``VIEWS``: each is cut out of the same sample with random numbers of its own.
+        labelled: whether its samples show their labels; if not, they are clips whose labels are never looked up.
+        boxes: whether samples without labels come with the boxes around their people.
+        augment: what is done to its strong views; None: what is done to all.
     """
 
     name: str
@@ -38,6 +41,9 @@ class Stream:
     share: float = 1.0
     per_step: int | None = None
     views: tuple[str, ...] = ("weak",)
+    labelled: bool = True
+    boxes: bool = False
+    augment: AugmentSettings | None = None
 
 
 class Drawn(NamedTuple):
@@ -112,6 +118,10 @@ class Schedule:
         """Return the generator of one view of one sample; the first also draws frames and mixes."""
         return np.random.default_rng((self.seed, _CROPS, *drawn.key, *([view] if view else [])))
 
+    def frame(self, drawn: Drawn, count: int) -> int:
+        """Return which of a sample's ``count`` frames is drawn to be asked a teacher about."""
+        return int(np.random.default_rng((self.seed, _FRAMES, *drawn.key)).integers(count))
+
     @property
     def _sharing(self) -> list[Stream]:
         return [stream for stream in self.streams if stream.per_step is None]
@@ -143,30 +153,47 @@ class Stacked(NamedTuple):
 
     Args:
         clips: uint8 (B, T, crop, crop, C).
-        labels: float32 (B, L).
+        labels: float32 (B, L); 0 where the stream has no labels.
         streams: name of each row's stream, (B,).
         views: name of each row's view, (B,).
+        boxes: bool (B, T, crop, crop), the boxes around people in weak views of streams that have them, elsewhere
+            False; None if no stream has.
+        teacher: float32 (B, K), a teacher's probabilities of one frame of a real clip, 0 for composites; None: no
+            teacher was asked.
     """
 
     clips: NDArray[np.uint8]
     labels: NDArray[np.float32]
     streams: NDArray[np.str_]
     views: NDArray[np.str_]
+    boxes: NDArray[np.bool_] | None = None
+    teacher: NDArray[np.float32] | None = None
 
 
 def stack(
     loader: SampleLoader, schedule: Schedule, samples: Iterable[Drawn], augment: AugmentSettings = UNCHANGED
 ) -> Stacked:
     """Make some samples of a schedule; all views of a sample show the same frames."""
-    rows = []
+    rows, no_label = [], np.zeros(len(loader.store.classes), np.float32)
     for drawn in samples:
-        rng = schedule.rng(drawn)
-        frames, label = loader.blend(drawn.sample, rng)
-        for number, view in enumerate(drawn.stream.views):
+        rng, stream = schedule.rng(drawn), drawn.stream
+        if stream.labelled:
+            frames, label = loader.blend(drawn.sample, rng)
+        else:
+            frames, label = loader.unlabelled(drawn.sample.foreground, rng, stream.boxes), no_label
+        for number, view in enumerate(stream.views):
             rng = schedule.rng(drawn, number) if number else rng
-            rows.append((VIEWS[view](frames, loader.crop, rng, augment), label, drawn.stream.name, view))
+            seen = frames if view == "weak" else frames[..., :3]
+            rows.append((VIEWS[view](seen, loader.crop, rng, stream.augment or augment), label, stream.name, view))
     clips, labels, names, views = zip(*rows, strict=True)
-    return Stacked(np.stack(clips), np.stack(labels), np.array(names), np.array(views))
+    boxes = None
+    if any(stream.boxes for stream in schedule.streams):
+        boxes = np.stack(
+            [clip[..., 3] > 0 if clip.shape[3] > 3 else np.zeros(clip.shape[:3], np.bool_) for clip in clips]
+        )
+    return Stacked(
+        np.stack([clip[..., :3] for clip in clips]), np.stack(labels), np.array(names), np.array(views), boxes
+    )
 
 
 def _shuffled(seed: int, stream: int, size: int, number: int) -> int:

@@ -68,8 +68,32 @@ def _strong(frames_THWC: Frames, crop: int, rng: np.random.Generator, augment: A
     return as_frames(draw(transform, rng, as_video(crop_and_flip(frames_THWC, crop, rng))))
 
 
+def _strong_in_time(frames_THWC: Frames, crop: int, rng: np.random.Generator, augment: AugmentSettings) -> Frames:
+    """What `strong` does, after one change in time.
+
+    It is one of these, drawn alike: none, each second frame in place of the next, the frames backwards, each frame lost
+    with probability 1/2 (then the one before it stays). Of ActorCutMix (https://github.com/vt-vl-lab/video-data-aug);
+    that the frame before stays is ours.
+    """
+    return _strong(frames_THWC[_times(len(frames_THWC), int(rng.integers(4)), rng)], crop, rng, augment)
+
+
+def _times(count: int, kind: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    times = np.arange(count)
+    if kind == 1:
+        return times // 2 * 2
+    if kind == 2:
+        return times[::-1]
+    if kind == 3:
+        kept = rng.integers(2, size=count).astype(bool)
+        kept[0] = True
+        return np.maximum.accumulate(np.where(kept, times, 0))
+    return times
+
+
 VIEWS: Mapping[str, Callable[[Frames, int, np.random.Generator, AugmentSettings], Frames]] = {
     "weak": _weak,
     "strong": _strong,
+    "strong_in_time": _strong_in_time,
 }
 """The ways to look at a training sample, by name."""

@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from l2a_ray.classifier.settings import ClassifierSettings, CompositeMode, MethodName
+from l2a_ray.classifier.semi import MethodName, SemiSettings
+from l2a_ray.classifier.settings import ClassifierSettings, CompositeMode
 from l2a_ray.composites.settings import CompositeSettings
 from l2a_ray.config.building import build
 from l2a_ray.errors import SettingError
@@ -38,6 +39,10 @@ class Arm:
     """As `classifier.composite_share`; by default that. Arms that differ in it alone let D_val choose it."""
     composite_weight: float | None = None
     """As `classifier.composite_weight`; by default that."""
+    semi: SemiSettings | None = None
+    """As `classifier.semi`; by default that."""
+    distill: float | None = None
+    """As `classifier.distill`; by default that."""
     label: str = setting("", execution=True)
     """What the report says of the arm, in a few words."""
     colour: str = setting("", execution=True)
@@ -58,7 +63,7 @@ class Arm:
         Raises:
             SettingError: one of its values cannot work.
         """
-        names = ("method", "composite_mode", "composite_share", "composite_weight")
+        names = ("method", "composite_mode", "composite_share", "composite_weight", "semi", "distill")
         own = {name: getattr(self, name) for name in names}
         return replace(classifier, **{name: value for name, value in own.items() if value is not None})
 

@@ -23,6 +23,7 @@ GAUGES = {
     "l2a_selector_mean_omega": "Mean score omega of the last iteration's pairs",
     "l2a_selector_held_out_difference": "Mean loss on held-out D_val, step by score less step on all, nats",
     "l2a_selector_held_out_loss": "Mean loss on held-out D_val after a step, where that difference is not known, nats",
+    "l2a_train_kept_share": "Share of an epoch's guesses so far that were sure enough to be learned, first worker",
     "l2a_train_loss": "Mean cross-entropy of the last SGD step of a classifier, nats",
 }
 """What goes up and down; Ray exports ``name`` as ``ray_<name>``."""
