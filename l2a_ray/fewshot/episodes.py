@@ -91,8 +91,8 @@ def draw_episodes(
             f"{split}: an episode of {way} ways needs as many classes, and there are {len(classes)}. {advice}"
         )
     ordered = np.array(sorted(classes))
-    for name in ordered:
-        there = len(clips.of_class.get(str(name), ()))
+    for name in ordered.tolist():
+        there = len(clips.of_class.get(name, ()))
         if there < shot + queries:
             reason = f"class {name!r} has {there} clips, and {shot} shots and {queries} queries need {shot + queries}"
             raise DatasetError(f"{reason}. Add clips, lower fewshot.shots, or leave the class out (data.labels)")
