@@ -301,7 +301,7 @@ def test_a_query_or_a_foreign_clip_as_background_is_refused(background: str) -> 
 def test_composites_help_where_the_background_is_the_confound() -> None:
     """Features are actor + scene; a class's supports show its own scene, its queries the scene of another class."""
     rng, way, each, depth = np.random.default_rng(0), 5, 6, 6
-    actors, scenes = rng.normal(size=(way, 32)), 3 * rng.normal(size=(way + 20, 32))
+    actors, scenes = rng.normal(size=(way, 32)), 1.5 * rng.normal(size=(way + 20, 32))
     own = [actors[c] + scenes[c] + 0.1 * rng.normal(size=32) for c in range(way) for _ in range(each)]
     asked = [actors[c] + scenes[(c + 1) % way] + 0.1 * rng.normal(size=32) for c in range(way) for _ in range(each)]
     backgrounds = np.array([rng.permutation(20)[:depth] for _ in range(way * each)])

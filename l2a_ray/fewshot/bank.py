@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from l2a_ray.errors import StageError
 from l2a_ray.fewshot.episodes import Clips, Episodes, Rows, draw_episodes, read_episodes
 from l2a_ray.fewshot.features import read_features
 from l2a_ray.fewshot.settings import EpisodeSettings
@@ -45,10 +46,15 @@ def novel_episodes(settings: EpisodeSettings, shot: int, split: ClassSplit, clip
 
     Raises:
         DatasetError: there are too few classes, clips or sources.
-        StageError: the list is of other clips.
+        StageError: the list is of other clips, or has other ways or queries than the settings.
     """
     if settings.file is not None:
-        return read_episodes(as_path(settings.file), shot, clips, split.novel)
+        found = read_episodes(as_path(settings.file), shot, clips, split.novel)
+        _, way, queries = found.queries_EWQ.shape
+        if (way, queries) != (settings.way, settings.queries):
+            reason = f"its episodes have {way} ways and {queries} queries a class. Set fewshot.episodes so"
+            raise StageError(f"{settings.file}: {reason}")
+        return found
     return draw_episodes(
         clips,
         split.novel,
