@@ -43,7 +43,7 @@ def main() -> None:
 
     def logits(tuples: list[Tuples]) -> Tensor:
         queries = [Tuples(*(part[:WAYS][None] for part in one)) for one in tuples]
-        supports = [Tuples(*(part[WAYS:].unflatten(0, (1, WAYS, SHOTS)) for part in one)) for one in tuples]
+        supports = [Tuples(*(part[WAYS:].reshape(1, WAYS, SHOTS, *part.shape[1:]) for part in one)) for one in tuples]
         return trx_logits(queries, supports)
 
     with torch.inference_mode():

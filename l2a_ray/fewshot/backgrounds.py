@@ -5,9 +5,11 @@ clips times depth composites and not episodes times k. What an episode takes of 
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from l2a_ray.errors import DatasetError, LeakError
 from l2a_ray.fewshot.splits import ClassSplit
@@ -20,7 +22,7 @@ from l2a_ray.selector.describe import describe_for
 from l2a_ray.selector.file import Selector
 from l2a_ray.selector.scoring import omega, pair_scorer
 
-Scores = Callable[[str, Sequence[str]], np.ndarray]  # type: ignore[type-arg]
+Scores = Callable[[str, Sequence[str]], NDArray[np.floating[Any]]]
 """Takes a novel clip and candidates for its background, returns a score of each."""
 COLUMNS = ("foreground", "background", "rank", "score")
 
@@ -101,7 +103,7 @@ def _refuse(ids: Iterable[str], allowed: set[str], part: str, where: str) -> Non
 def random_scores(seed: int) -> Scores:
     """Return what scores pairs by chance, of each foreground anew."""
 
-    def score(foreground: str, backgrounds: Sequence[str]) -> np.ndarray:  # type: ignore[type-arg]
+    def score(foreground: str, backgrounds: Sequence[str]) -> NDArray[np.floating[Any]]:
         return np.random.default_rng(list(f"{seed} {foreground}".encode())).random(len(backgrounds))
 
     return score
@@ -127,7 +129,7 @@ def selector_scores(selector: Selector, store: ClipStore, split: ClassSplit) -> 
     clips = ClipVectors(ids, features, labels)
     scorer = pair_scorer(selector.network, clips)
 
-    def score(foreground: str, backgrounds: Sequence[str]) -> np.ndarray:  # type: ignore[type-arg]
+    def score(foreground: str, backgrounds: Sequence[str]) -> NDArray[np.floating[Any]]:
         rows = clips.rows(list(backgrounds))
         return omega(scorer(np.repeat(clips.rows([foreground]), len(rows)), rows))
 

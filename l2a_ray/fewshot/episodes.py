@@ -5,6 +5,7 @@ Axes: E episodes, W ways (classes of an episode), S shots (supports of a class),
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -182,7 +183,7 @@ def read_episodes(path: AnyPath, shot: int, clips: Clips, classes: Sequence[str]
     return made
 
 
-def half_width(accuracy_E: NDArray[np.floating]) -> float | None:  # type: ignore[type-arg]
+def half_width(accuracy_E: NDArray[np.floating[Any]]) -> float | None:
     """Return the half-width of the 95 % interval of the mean over episodes, 1.96 sd / sqrt(E); None for one episode."""
     if len(accuracy_E) < 2:
         return None

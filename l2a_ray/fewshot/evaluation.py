@@ -35,7 +35,7 @@ def by_trx(head: TrxHead, bank_NTF: NDArray[np.float32], batch: int = 256) -> Lo
     """Return TRX: keys and values of every row are computed once, whatever the number of episodes."""
     head.eval()
     with torch.inference_mode():
-        parts = [head.project(part) for part in torch.from_numpy(bank_NTF).split(batch)]
+        parts = [head.project(part) for part in torch.split(torch.from_numpy(bank_NTF), batch)]
     bank = [Tuples(*(torch.cat([part[n][m] for part in parts]) for m in (0, 1))) for n in range(len(parts[0]))]
 
     def logits(queries_BR: Tensor, supports_BWM: Tensor, there_BWM: Tensor) -> Tensor:
@@ -66,7 +66,7 @@ def accuracies(
             part = slice(start, start + chunk)
             rows = torch.from_numpy(queries_EWQ[part].reshape(-1, way * queries))
             scores = logits(rows, torch.from_numpy(supports_EWS[part]), torch.from_numpy(there_EWS[part]))
-            scores = scores.unflatten(1, (way, queries))
+            scores = scores.reshape(-1, way, queries, way)
             own = scores.diagonal(dim1=1, dim2=3).transpose(1, 2)  # (B, W, Q)
             right = (scores >= own[..., None]).sum(dim=-1) == 1
             found[part] = right.float().mean(dim=(1, 2)).numpy()

@@ -50,7 +50,8 @@ class Measured:
     @property
     def by_episode(self) -> NDArray[np.float64]:
         """The mean over repetitions, (E,)."""
-        return np.mean([one.astype(np.float64) for one in self.accuracy.values()], axis=0)
+        mean: NDArray[np.float64] = np.mean([one.astype(np.float64) for one in self.accuracy.values()], axis=0)
+        return mean
 
 
 def summarise(measured: Mapping[Cell, Measured], settings: FewshotSettings, split: ClassSplit, features: str) -> Json:

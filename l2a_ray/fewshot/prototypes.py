@@ -22,5 +22,5 @@ def prototype_logits(bank_NF: Tensor, queries_BR: Tensor, supports_BWM: Tensor, 
     weights = weights / weights.sum(dim=-1, keepdim=True)
     ways = supports_BWM.flatten(0, 1)
     means = functional.embedding_bag(ways, bank_NF, mode="sum", per_sample_weights=weights.flatten(0, 1))
-    means_BWF = means.unflatten(0, supports_BWM.shape[:2])
+    means_BWF = means.reshape(*supports_BWM.shape[:2], -1)
     return -torch.cdist(bank_NF[queries_BR], means_BWF, compute_mode="donot_use_mm_for_euclid_dist").square()

@@ -53,7 +53,7 @@ class TupleProjection(nn.Module):
         return Tuples(self.norm(self._project(frames_NTF, self.key)), self._project(frames_NTF, self.value))
 
     def _project(self, frames_NTF: Tensor, layer: nn.Linear) -> Tensor:
-        by_place = layer.weight.unflatten(1, (self.places.shape[1], -1))  # (D, places, F)
+        by_place = layer.weight.reshape(len(layer.weight), self.places.shape[1], -1)  # (D, places, F)
         total: Tensor = layer.bias
         for place in range(self.places.shape[1]):
             total = total + (frames_NTF @ by_place[:, place].T)[:, self.places[:, place]]
@@ -85,26 +85,20 @@ class TrxHead(nn.Module):
         self.projections = nn.ModuleList(TupleProjection(size, frames, features, width) for size in cardinalities)
         self.dropout = nn.Dropout(dropout)
         self.register_buffer("positions", POSITION * sinusoids(frames, features), persistent=False)
+        counts = [math.comb(frames, size) for size in cardinalities]
+        self.cost = max(count * max(count, width) for count in counts)
+        """Numbers that a query and a support are compared by: pairs of tuples, and their values."""
 
     def project(self, frames_NTF: Tensor) -> list[Tuples]:
         """Return keys and values of clips' tuples, (N, P, D) a cardinality: in a test they depend on no episode."""
         placed = self.dropout(frames_NTF + self.positions)
         return [projection(placed) for projection in self.projections]
 
-    @property
-    def cost(self) -> int:
-        """Numbers that a query and a support are compared by: pairs of tuples, and their values."""
-        counts = [len(projection.places) for projection in self.projections]
-        return max(
-            count * max(count, projection.key.out_features)
-            for count, projection in zip(counts, self.projections, strict=True)
-        )
-
     def forward(self, queries_RTF: Tensor, supports_WMTF: Tensor) -> Tensor:
         """Return the logits of one episode, (R, W), as it is trained."""
         queries = [Tuples(*(part[None] for part in one)) for one in self.project(queries_RTF)]
         supports = [
-            Tuples(*(part.unflatten(0, (1, *supports_WMTF.shape[:2])) for part in one))
+            Tuples(*(part.reshape(1, *supports_WMTF.shape[:2], *part.shape[1:]) for part in one))
             for one in self.project(supports_WMTF.flatten(0, 1))
         ]
         return trx_logits(queries, supports)[0]
