@@ -1,6 +1,7 @@
 """Few-shot: splits, episodes, learners with known answers, what composites add, and training that goes on."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
@@ -35,9 +36,10 @@ from l2a_ray.pairs.settings import EmbeddingSettings, MatchSettings
 from l2a_ray.pairs.vectors import ClipVectors
 from l2a_ray.pipeline.build import Pipeline
 from l2a_ray.pipeline.commands import fewshot
+from l2a_ray.pipeline.fewshot import FewshotPipeline
 from l2a_ray.prepare.clip import ClipMaker
 from l2a_ray.selector.describe import describe_for
-from l2a_ray.selector.file import Selector
+from l2a_ray.selector.file import Selector, save_selector
 from l2a_ray.selector.network import SelectorNetwork
 from l2a_ray.selector.scoring import score_pairs
 from l2a_ray.videos.catalog import read_catalog
@@ -403,14 +405,15 @@ def test_features_of_an_interrupted_run_are_not_made_twice(tmp_path: Path, monke
     assert whole.shape == (18, 1, 32) and (read_features(tmp_path / "stopped") == whole).all()
 
 
-def test_a_selector_is_told_nothing_of_other_novel_clips(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    embed = np.random.default_rng(0).normal(size=(3, 2)).astype(np.float32)
-    monkeypatch.setattr(vectors_module, "embed_names", lambda names, settings: embed)
-    store, backbone = small_store(tmp_path), small_network()
-    torch.manual_seed(1)
-    network = SelectorNetwork(backbone.feature_size + 1, 2, hidden=(16, 8))
-    selector = Selector(
-        network=network,
+def embed(names: Sequence[str], settings: EmbeddingSettings) -> NDArray[np.float32]:
+    return np.random.default_rng(0).normal(size=(len(names), 2)).astype(np.float32)
+
+
+def small_selector(crop: int) -> Selector:
+    """Return an untrained one that sees agreement, and name embeddings of two numbers."""
+    backbone = small_network()
+    return Selector(
+        network=SelectorNetwork(backbone.feature_size + 1, 2, hidden=(16, 8)),
         agreement=True,
         encoding="name",
         embedding=EmbeddingSettings(),
@@ -418,8 +421,13 @@ def test_a_selector_is_told_nothing_of_other_novel_clips(tmp_path: Path, monkeyp
         backbone=backbone.state_dict(),
         backbone_settings=NETWORK,
         backbone_classes=3,
-        crop=CROP,
+        crop=crop,
     )
+
+
+def test_a_selector_is_told_nothing_of_other_novel_clips(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vectors_module, "embed_names", embed)
+    store, selector = small_store(tmp_path), small_selector(CROP)
     split = ClassSplit(name="s", base=("red", "green"), validation=(), novel=("blue",))
     score = selector_scores(selector, store, split)
     novel = store.index.loc[store.index["class_name"] == "blue", "id"].tolist()
@@ -434,8 +442,19 @@ def test_a_selector_is_told_nothing_of_other_novel_clips(tmp_path: Path, monkeyp
         np.concatenate([alone.features_NF, both.features_NF]),
         np.concatenate([alone.labels_NL, both.labels_NL]),
     )
-    again = score_pairs(network, clips, np.zeros(12, np.int64), 1 + np.arange(12))
+    again = score_pairs(selector.network, clips, np.zeros(12, np.int64), 1 + np.arange(12))
     assert np.allclose(found, again[np.searchsorted(both.ids_N, np.array(base, np.bytes_))])
+
+
+def test_the_selector_is_trained_on_base_classes_alone(tmp_path: Path) -> None:
+    about = {"name": "a", "runs": str(tmp_path), "fewshot.classes.split": "hmdb51_s"}
+    few = FewshotPipeline(Pipeline(load(**about)), tuple(JHMDB))
+    assert few.base is not None and few.base.settings.folder == tmp_path / "a-base"
+    assert few.base.settings.data.labels is not None
+    assert Path(few.base.settings.data.labels).read_text().split() == list(few.split.base)
+    assert FewshotPipeline(Pipeline(load(**about, **{"fewshot.arms": ["random"]})), tuple(JHMDB)).base is None
+    with pytest.raises(SettingError, match=r"selector.labels='one_hot': must be `name`"):
+        _ = FewshotPipeline(Pipeline(load(**about, **{"selector.labels": "one_hot"})), tuple(JHMDB)).base
 
 
 RUN = """
@@ -450,7 +469,8 @@ fewshot:
   episodes: {way: 2, count: 30}
   shots: [1, 2]
   k: [2]
-  arms: [none, copies, random]
+  arms: [none, copies, random, selected]
+  selector: selector
   network: {weights: null}
   crop: 28
   trx: {width: 8, episodes: 4, queries: 1, accumulate: 2, validate_every: 2, validation_episodes: 10}
@@ -462,6 +482,8 @@ def test_the_command_from_videos_to_the_page(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     generate(tmp_path / "videos", SMALL_VIDEOS, 0)
+    monkeypatch.setattr(vectors_module, "embed_names", embed)
+    save_selector(tmp_path / "selector", small_selector(28))
     (tmp_path / "run.yaml").write_text(RUN)
     chosen = load("run.yaml")
     prepare = Pipeline(chosen).prepare  # its clips are made here, as Ray would take longer to start
@@ -471,21 +493,23 @@ def test_the_command_from_videos_to_the_page(
     out = fewshot(chosen)
     metrics = json.loads((tmp_path / "runs/videos/fewshot/metrics.json").read_text())
     rows = {(row["learner"], row["shot"], row["arm"]): row for row in metrics["rows"]}
-    assert len(rows) == 12 and metrics["episodes"] == 30 and "random weights" in metrics["features"]
+    assert len(rows) == 16 and metrics["episodes"] == 30 and "random weights" in metrics["features"]
     for learner in ("prototypes", "trx"):
         for shot in (1, 2):
-            none, copies, random = (rows[learner, shot, arm] for arm in ("none", "copies", "random"))
+            none, copies, random, selected = (
+                rows[learner, shot, arm] for arm in ("none", "copies", "random", "selected")
+            )
             assert copies["accuracy"] == none["accuracy"] and copies["against"]["none"]["mean"] == 0
-            assert random["added"] <= 2 and random["without_composites"] < random["supports"] == 60 * shot
-    assert any(rows[name, 1, "random"]["added"] > 0 for name in ("prototypes", "trx"))
+            for row in (random, selected):
+                assert 0 < row["added"] <= 2 and row["without_composites"] < row["supports"] == 60 * shot
     page = (out / "index.html").read_text()
-    assert "data:image/png" in page and "Pairs of an episode: random" in page and "random, k = 2" in page
+    assert "data:image/png" in page and "Pairs of an episode: selected" in page and "random, k = 2" in page
     # Again, and from the list of episodes that it saved: nothing but the tests is made, and the numbers are the same.
     again = replace(chosen, name="again")
     file = str(out / "episodes.parquet")
     listed = replace(again, fewshot=replace(again.fewshot, episodes=replace(again.fewshot.episodes, file=file)))
     caplog.set_level("INFO")
     fewshot(chosen)
-    assert sum("complete, nothing to do" in line for line in caplog.messages) == 13
+    assert sum("complete, nothing to do" in line for line in caplog.messages) == 17
     made = json.loads((fewshot(listed) / "metrics.json").read_text())
     assert [row["accuracy"] for row in made["rows"]] == [row["accuracy"] for row in metrics["rows"]]
