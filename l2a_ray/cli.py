@@ -31,6 +31,7 @@ STAGES = {
     "plan": "say what a run will cost: clips, pairs, storage, hours, memory; runs all stages on a sample of the videos",
     "preview": "look before you train: a page with videos and contact sheets of pairs",
     "export": "write the composites of an arm as mp4, for mmaction2 and torchvision",
+    "fewshot": "learn new classes from a few clips, with and without composites of these, and test that in episodes",
 }
 TABLE = {"table": "make what is missing of a table of the paper: rows, columns and repetitions, as a YAML file says"}
 OTHERS = {
@@ -54,6 +55,7 @@ examples:
   l2a plan --config configs/kinetics400.yaml --data.root PATH --plan.clips_per_class 1
   l2a preview --config configs/demo.yaml --preview.pairs 20 --preview.which [selected,worst]
   l2a export --config configs/demo.yaml --export.arm random
+  l2a fewshot --config configs/fewshot/trx_jhmdb.yaml --data.root PATH
   l2a predict --run mine VIDEO FOLDER --top 3                 (asks the classifier that the run mine recommends)
   l2a table configs/tables/table2_demo.yaml --dry-run         (what a whole table would make; l2a table --help)
   l2a runs                                                    (lists runs and their results)

@@ -48,7 +48,8 @@ def test_there_is_no_circle() -> None:
 
 
 @pytest.mark.parametrize(
-    "package", ["pairs", "composites", "prepare", "selector", "classifier", "deploy", "storage", "runtime", "videos"]
+    "package",
+    ["pairs", "composites", "prepare", "selector", "classifier", "deploy", "storage", "runtime", "videos", "fewshot"],
 )
 def test_no_room_knows_the_whole_run(package: str) -> None:
     wrong = defaultdict(set)
@@ -86,6 +87,7 @@ def test_the_environment_needs_no_selector_and_no_rllib() -> None:
         "l2a_ray.videos",
         "l2a_ray.fields",
         "l2a_ray.experiments",
+        "l2a_ray.fewshot",
     ],
 )
 def test_pure_code_imports_no_ray(package: str) -> None:

@@ -38,6 +38,8 @@ import l2a_ray.classifier.zoo
 import l2a_ray.classifier.step
 import l2a_ray.prepare.store
 import l2a_ray.composites.composite
+import l2a_ray.fewshot.backgrounds
+import l2a_ray.fewshot.training
 import l2a_ray.prepare.inpaint.fill
 import l2a_ray.pairs.match
 import l2a_ray.pairs.names

@@ -60,12 +60,16 @@ class FramewiseNetwork(Network):
 
     def frame_logits(self, clips_BTHWC: Tensor) -> Tensor:
         """Return what the head says of each frame by itself, float (B, T, L), of uint8 clips; not of ``mean_std``."""
+        logits: Tensor = self.head(self.frame_features(clips_BTHWC))
+        return logits
+
+    def frame_features(self, clips_BTHWC: Tensor) -> Tensor:
+        """Return the backbone's features of each frame, before time is mixed, float (B, T, F), of uint8 clips."""
 
         def run(clips_BCTHW: Tensor) -> Tensor:
             return self._as_clips(self.backbone(self._as_frames(clips_BCTHW)))
 
-        logits: Tensor = self.head(self._run(run, clips_BTHWC))
-        return logits
+        return self._run(run, clips_BTHWC)
 
     def run_to_map(self, clips_BCTHW: Tensor) -> Tensor:
         """Return the map of features (B, F, T, H', W') that the backbone pools, frame by frame."""

@@ -89,6 +89,10 @@ class Network(nn.Module):
         """Return the input of the head, float (B, F), of uint8 clips."""
         return self._run(self.run_backbone, clips_BTHWC)
 
+    def frame_features(self, clips_BTHWC: Tensor) -> Tensor:
+        """Return a feature for each frame by itself, float (B, T, F), of uint8 clips; here one for the whole clip."""
+        return self.features(clips_BTHWC)[:, None]
+
     def feature_map(self, clips_BTHWC: Tensor) -> Tensor:
         """Return what the backbone pools to features, float (B, F, T', H', W') with strides of its own, of uint8 clips.
 

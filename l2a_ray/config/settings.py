@@ -17,6 +17,7 @@ from l2a_ray.composites.settings import CompositeSettings
 from l2a_ray.config.arms import Arm, resolve
 from l2a_ray.deploy.settings import RecommendSettings
 from l2a_ray.errors import SettingError, owned_by
+from l2a_ray.fewshot.settings import FewshotSettings
 from l2a_ray.fields import plain
 from l2a_ray.outputs.settings import CANDIDATES, WORST, ExportSettings, PreviewSettings
 from l2a_ray.pairs.settings import MatchSettings, SelectSettings
@@ -88,6 +89,8 @@ class Settings:
     """Which pairs are shown."""
     export: ExportSettings = field(default_factory=ExportSettings)
     """Which composites are written as videos."""
+    fewshot: FewshotSettings = field(default_factory=FewshotSettings)
+    """New classes learned from a few clips."""
 
     def __post_init__(self) -> None:
         if not self.name:

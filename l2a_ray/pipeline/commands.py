@@ -183,6 +183,35 @@ def export(settings: Settings, refresh: bool = False) -> AnyPath:
     return out
 
 
+def fewshot(settings: Settings) -> AnyPath:
+    """Test learners of new classes in episodes, and report (``fewshot/index.html``, always written anew).
+
+    Raises:
+        L2AError: as the stages' work; too few classes or clips for an episode are told before any other work.
+    """
+    from l2a_ray.fewshot.bank import novel_episodes, read_clips
+    from l2a_ray.fewshot.episodes import write_episodes
+    from l2a_ray.fewshot.outcome import aligned, summarise, table
+    from l2a_ray.fewshot.page import write_page
+    from l2a_ray.pipeline.fewshot import FewshotPipeline
+
+    pipeline, out = Pipeline(settings), settings.folder / "fewshot"
+    pipeline.results.make([pipeline.prepare])
+    store = _store(pipeline)
+    few, clips = FewshotPipeline(pipeline, store.classes), read_clips(store)
+    episodes = {shot: novel_episodes(settings.fewshot.episodes, shot, few.split, clips) for shot in few.settings.shots}
+    write_episodes(out / "episodes.parquet", episodes, clips)
+    if few.base is not None:
+        few.base.results.make([few.base.train_selector(seed) for seed in settings.seeds])
+    pipeline.results.make([stage for stages in few.cells.values() for stage in stages])
+    measured = few.measured()
+    metrics = summarise(measured, settings.fewshot, few.split, few.features_told)
+    notes = few.notes(metrics)
+    write_page(settings.name, metrics, measured, notes, store, settings.composite, out)
+    _tell([*(f"fewshot: {note}" for note in notes), *aligned(table(metrics)), f"fewshot: {out / 'index.html'}"])
+    return out
+
+
 def _hand_over(pipeline: Pipeline) -> list[str]:
     """Leave the recommended classifier in the run's folder; return the reasons for it."""
     from l2a_ray.deploy.choose import tell

@@ -85,14 +85,17 @@ def write_vectors(
     describe_clips(store, rows, backbone, crop, labels, agreement=agreement, sampling=sampling).save(path)
 
 
-def describe_for(selector: Selector, store: ClipStore, *, trust_config: bool = False) -> ClipVectors:
+def describe_for(
+    selector: Selector, store: ClipStore, rows: pd.DataFrame | None = None, *, trust_config: bool = False
+) -> ClipVectors:
     """Compute what a trained Selector must know of a store's clips, of whatever data set, to score pairs of them.
 
-    Test clips are left out. The classes may be others than those of its training, if its label encoding is ``name``.
+    The classes may be others than those of its training, if its label encoding is ``name``.
 
     Args:
         selector: the Selector.
         store: the clips.
+        rows: rows of ``store.index``, those that are described; None: all but the test clips.
         trust_config: allow that its backbone is built by a config file, which is a program and is run.
 
     Raises:
@@ -115,8 +118,9 @@ def describe_for(selector: Selector, store: ClipStore, *, trust_config: bool = F
     backbone.load_state_dict(dict(selector.backbone))
     backbone.to(best_device())
     labels = label_vectors(store.classes, selector.encoding, selector.embedding)
-    index = store.columns("id", "label", "split")
-    rows = index[index["split"] != "test"]
+    if rows is None:
+        index = store.columns("id", "label", "split")
+        rows = index[index["split"] != "test"]
     try:
         return describe_clips(
             store,

@@ -6,6 +6,7 @@ there needs none of them.
 
 from l2a_ray.pipeline.stages.classifiers import Evaluate, Export, Recommend, Train, Validate
 from l2a_ray.pipeline.stages.clips import Match, Prepare, Teach, open_store
+from l2a_ray.pipeline.stages.fewshot import FewshotEvaluate, FewshotFeatures, FewshotPairs, FewshotTrain
 from l2a_ray.pipeline.stages.selection import (
     Describe,
     Draw,
@@ -24,6 +25,10 @@ __all__ = [
     "DrawSound",
     "Evaluate",
     "Export",
+    "FewshotEvaluate",
+    "FewshotFeatures",
+    "FewshotPairs",
+    "FewshotTrain",
     "Match",
     "PairSource",
     "Prepare",
