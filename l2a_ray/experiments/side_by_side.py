@@ -5,7 +5,6 @@ number of threads, the store's locks. A task holds nothing itself, unless its st
 trainings, env runners and samples ask Ray for what they need.
 """
 
-import dataclasses
 import logging
 import logging.handlers
 import os
@@ -26,9 +25,9 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from l2a_ray.experiments.attempt import attempt
 from l2a_ray.experiments.grid import Cell
-from l2a_ray.pipeline.results import Results, closure, make_together
+from l2a_ray.pipeline.results import Results, make_together
 from l2a_ray.pipeline.stage import Stage, definition
-from l2a_ray.runtime.cluster import Demand, Phase, fits
+from l2a_ray.runtime.cluster import Demand, Phase, copies, fits
 from l2a_ray.runtime.nodes import Node, living
 from l2a_ray.runtime.session import quieten
 from l2a_ray.storage.files import remove_folder
@@ -105,7 +104,8 @@ def make_side_by_side(
         ended: is told of cells as they end: None, or why they failed.
     """
     jobs = _jobs(cells)
-    order = TopologicalSorter({name: {*map(definition, job.stage.reads().values())} for name, job in jobs.items()})
+    reads = {name: {*map(definition, job.stage.reads().values())} & jobs.keys() for name, job in jobs.items()}
+    order = TopologicalSorter(reads)
     order.prepare()
     wanted = {cell: definition(cell.result) for cell in cells}
     ready, begun, left = set[str](), set[Cell](), dict.fromkeys(cells)
@@ -134,8 +134,13 @@ def make_side_by_side(
                     for name in there:
                         finish(name)
                     continue
+                full: list[Phase] = []
                 for name in (name for name in jobs if name in ready):  # in the table's order
-                    if tasks.room(jobs[name]):
+                    if jobs[name].phase in full:
+                        continue
+                    if not tasks.room(jobs[name]):
+                        full.append(jobs[name].phase)
+                    else:
                         ready.remove(name)
                         tasks.start(name, jobs[name], shared=len(jobs[name].cells) >= len(left))
                         if (cell := jobs[name].cells[0]) not in begun:
@@ -155,10 +160,11 @@ def make_side_by_side(
 
 
 def _jobs(cells: Sequence[Cell]) -> dict[str, Job]:
-    """Return all results that cells are made of, by their definitions, each after those that it reads."""
+    """Return what is missing of cells, and their own results, by their definitions, each after those that it reads."""
     found: dict[str, Job] = {}
     for cell in cells:
-        for name, stage in {definition(stage): stage for stage in closure([cell.result])}.items():
+        needed = cell.pipeline.results.needed([cell.result]) or [cell.result]
+        for name, stage in {definition(stage): stage for stage in needed}.items():
             found.setdefault(name, Job(stage, cell.pipeline.results)).cells.append(cell)
     return found
 
@@ -209,7 +215,7 @@ class _Tasks:
             place = min((str(node["NodeID"]) for node in free), key=load.__getitem__)
             options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(place, soft=True)
             self._places[name] = place
-        results = dataclasses.replace(job.results, run=beside)
+        results = Results(beside, job.results.runtime)
         cpus = None if shared else self._share(job.phase, nodes)
         task = ray.remote(_work).options(**options)
         ref = task.remote(results, job.stage, torch.get_num_threads(), str(Path.cwd()), cpus, self.messages)
@@ -221,7 +227,7 @@ class _Tasks:
         Ray Data takes what is free, and would take it again before a training that has waited for it.
         """
         resources = [node["Resources"] for node in nodes]
-        most = self.at_once or next(n for n in range(1, 1000) if not fits([*phase] * (n + 1), resources))
+        most = self.at_once or max(1, copies(phase, resources))
         reserved = sum(demand.count * demand.each.get("CPU", 0) for demand in phase)
         total = sum(node.get("CPU", 0) for node in resources)
         return max(1.0, float((total - most * reserved) // most))

@@ -78,6 +78,13 @@ def fits(phase: Phase, nodes: Sequence[Amounts]) -> bool:
     return _fit(phase, nodes) and sum(node.get("CPU", 0) for node in nodes) >= reserved
 
 
+def copies(phase: Phase, nodes: Sequence[Amounts]) -> int:
+    """Return how many times over demands find room at the same time, at most: each for itself, and their CPUs."""
+    each = sum(demand.count * demand.each.get("CPU", 0) + demand.spare for demand in phase)
+    rooms = [_room(demand.each, nodes) / demand.count for demand in phase if demand.count]
+    return int(min([sum(node.get("CPU", 0) for node in nodes) / each, *rooms] if each else rooms))
+
+
 def _shortage(demand: Demand, nodes: Sequence[Amounts], have: str) -> SettingError | ClusterError | None:
     asked = f"the settings ask for {_ask(demand)} at once"
     for resource, (name, value) in demand.fields.items():
