@@ -28,7 +28,7 @@ STAGES = {
     "recommend": "choose a classifier by validation: that of real clips alone unless another is surely better",
     "teach": "ask a network trained on ImageNet about every frame and keep its probabilities, to be distilled from",
     "report": "write metrics.json, plots, contact sheets and index.html",
-    "plan": "say what a run will cost: clips, pairs, storage, hours, memory; runs all stages on a sample of the videos",
+    "plan": "say what a run, or a TABLE.yaml named first, will cost: clips, pairs, storage, hours, memory; by samples",
     "preview": "look before you train: a page with videos and contact sheets of pairs",
     "export": "write the composites of an arm as mp4, for mmaction2 and torchvision",
     "fewshot": "learn new classes from a few clips, with and without composites of these, and test that in episodes",
@@ -86,11 +86,17 @@ examples:
   l2a table configs/tables/table2_demo.yaml --dry-run              (which cells and stages are missing, how long)
   l2a table configs/tables/table2_demo.yaml --only L2A --only "w/o All" --seeds [0]
   l2a table configs/tables/table2.yaml --data.root PATH
+  l2a plan configs/tables/table2.yaml --data.root PATH             (what is missing will cost, measured on samples)
 """
 
 
-def build_parser(command: str | None) -> ArgumentParser:
-    """Return the parser of all subcommands, with the options of one: the options of all take seconds to make."""
+def build_parser(command: str | None, about_table: bool = False) -> ArgumentParser:
+    """Return the parser of all subcommands, with the options of one: the options of all take seconds to make.
+
+    Args:
+        command: whose options are there.
+        about_table: whether they are those of a table, in place of those of a run.
+    """
     mode = "yaml"
     if command in STAGES | TABLE:
         from l2a_ray.config.loading import MODE as mode  # here: `l2a --help` need not read all settings
@@ -101,16 +107,17 @@ def build_parser(command: str | None) -> ArgumentParser:
     )
     commands = parser.add_subcommands(required=True, metavar="COMMAND")
     for name, purpose in (STAGES | TABLE | OTHERS).items():
-        commands.add_subcommand(name, _options(name) if name == command else ArgumentParser(), help=purpose)
+        options = _options(name, about_table) if name == command else ArgumentParser()
+        commands.add_subcommand(name, options, help=purpose)
     return parser
 
 
-def _options(command: str) -> ArgumentParser:
+def _options(command: str, about_table: bool) -> ArgumentParser:
     """Return the parser of a subcommand."""
+    if about_table:
+        return _table_options(command)
     if command in STAGES:
         return _stage_options(command)
-    if command in TABLE:
-        return _table_options()
     parser = ArgumentParser(description=_sentence(OTHERS[command]))
     if command == "generate":
         from l2a_ray.videos.settings import GenerateSettings
@@ -165,16 +172,20 @@ def _stage_options(command: str) -> ArgumentParser:
     return parser
 
 
-def _table_options() -> ArgumentParser:
+def _table_options(command: str) -> ArgumentParser:
     from l2a_ray.config.loading import settings_parser
 
-    parser = settings_parser(description=f"{_sentence(TABLE['table'])}\n{TABLE_HELP}")
+    parser = settings_parser(description=f"{_sentence((STAGES | TABLE)[command])}\n{TABLE_HELP}")
     parser.add_argument("table", type=str, help="The table's YAML file.")
-    about = "Make this row alone; give it several times for several. What is there of the others is shown."
+    about = "These rows alone; give it several times for several. What is there of the others is shown."
     parser.add_argument("--only", type=str, action="append", metavar="ROW", help=about)
+    parser.add_argument("--tables", type=str, metavar="FOLDER", help="Folder that holds all tables (tables).")
+    if command not in TABLE:
+        return parser
+    about = "How many results are made at the same time (as many as a cluster has room for; without one, one)."
+    parser.add_argument("--at-once", type=int, metavar="N", help=about)
     parser.add_argument("--dry-run", action="store_true", help="Say what is there and what is missing; make nothing.")
     parser.add_argument("--reports", action="store_true", help="Write the report of each run too, and link to it.")
-    parser.add_argument("--tables", type=str, metavar="FOLDER", help="Folder that holds all tables (tables).")
     return parser
 
 
@@ -187,13 +198,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     given = list(sys.argv[1:] if arguments is None else arguments)
     command = given[0] if given else None
-    if command in STAGES and not any(argument.startswith(("--config", "-h", "--help")) for argument in given):
+    about_table = command in TABLE or (command == "plan" and len(given) > 1 and not given[1].startswith("-"))
+    if (
+        command in STAGES
+        and not about_table
+        and not any(argument.startswith(("--config", "-h", "--help")) for argument in given)
+    ):
         logging.info("no --config: for real videos and no GPU, as %s says", WITHOUT_CONFIG)
         given[1:1] = ["--config", str(WITHOUT_CONFIG)]
     try:
         # Of a table, what is given alone: a file's differences come between the base and the command line.
-        parsed = build_parser(command).parse_args(given, defaults=command not in TABLE)
-        _execute(parsed.subcommand, parsed[parsed.subcommand])
+        parsed = build_parser(command, about_table).parse_args(given, defaults=not about_table)
+        _execute(parsed.subcommand, parsed[parsed.subcommand], about_table)
     except L2AError as error:
         print(f"l2a: error: {error}", file=sys.stderr)
         sys.exit(2)
@@ -208,15 +224,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(130)
 
 
-def _execute(command: str, chosen: Namespace) -> None:
+def _execute(command: str, chosen: Namespace, about_table: bool) -> None:
     if command == "generate":
         _generate(chosen)
     elif command in MODEL_USERS:
         _use_model(command, chosen)
     elif command in OTHERS:
         _keep_house(command, chosen)
-    elif command in TABLE:
-        _make_table(chosen)
+    elif about_table:
+        _make_table(command, chosen)
     else:
         _run_stage(command, chosen)
 
@@ -280,16 +296,19 @@ def _keep_house(command: str, chosen: Namespace) -> None:
         clean(store, delete=chosen.delete)
 
 
-def _make_table(chosen: Namespace) -> None:
+def _make_table(command: str, chosen: Namespace) -> None:
     from l2a_ray.config.loading import plain_values
-    from l2a_ray.experiments.table import table
+    from l2a_ray.experiments.table import plan, table
 
     given = plain_values(chosen)
-    options = {name: given.pop(name) for name in ("only", "dry_run", "reports", "tables") if name in given}
+    options = {name: given.pop(name) for name in ("only", "dry_run", "reports", "tables", "at_once") if name in given}
     for name, place in {"runs": "runs", "tables": "tables", **given, **options}.items():
         if name in ("runs", "store", "tables"):
             _refuse_job_copy(name, place)
-    if not table(given.pop("table"), given, **options):
+    file = given.pop("table")
+    if command == "plan":
+        plan(file, given, **options)
+    elif not table(file, given, **options):
         sys.exit(1)
 
 

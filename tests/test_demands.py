@@ -17,7 +17,7 @@ from l2a_ray.pipeline import demands
 from l2a_ray.pipeline.build import Pipeline
 from l2a_ray.pipeline.results import closure
 from l2a_ray.prepare.segment.settings import SegmentSettings
-from l2a_ray.runtime.cluster import Amounts, Phase, check_cluster, shortage
+from l2a_ray.runtime.cluster import Amounts, Phase, check_cluster, copies, fits, shortage
 from l2a_ray.runtime.session import ray_session
 from l2a_ray.selector.rl.settings import SelectorSettings
 from l2a_ray.storage.provenance import code_digest
@@ -124,6 +124,16 @@ def test_what_fits_alone_must_fit_together(
     part = SelectorSettings(env_runners=3, gpus_per_env_runner=runner_gpus, learners=1, gpus_per_learner=learner_gpus)
     errors = found([*demands.selector(part)], present)
     assert len(errors) == bool(said) and all(said in error for error in errors), errors
+
+
+def test_as_many_trainings_fit_side_by_side_as_have_a_node_and_a_cpu_for_samples() -> None:
+    alone, gpu = (demands.train(WorkerSettings(gpus=gpus))[-1] for gpus in (0, 1))
+    four: list[Amounts] = [{"CPU": 2, "GPU": 1}] * 4
+    assert fits([*gpu] * 4, four) and not fits([*gpu] * 5, four)
+    assert not fits([*gpu] * 2, [{"CPU": 16, "GPU": 1}]) and not fits(gpu, [{"CPU": 1, "GPU": 1}])
+    assert copies(gpu, four) == 4 and copies(gpu, [{"CPU": 16, "GPU": 1}, {"CPU": 64}]) == 1 and copies(gpu, []) == 0
+    assert copies(alone, [{"CPU": 9}]) == 4
+    assert fits([*alone] * 2, [{"CPU": 4}]) and not fits([*alone] * 2, [{"CPU": 3}])
 
 
 @pytest.mark.ray

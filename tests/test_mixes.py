@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from l2a_ray.composites.composite import CompositeSettings, composite, label_weight
+from l2a_ray.composites.fame import moving
 from l2a_ray.composites.mixes import Mixed, mix
 from l2a_ray.errors import SettingError
 from l2a_ray.prepare.segment.base import Planes
@@ -87,7 +88,7 @@ def test_a_feathered_edge_is_soft_and_the_label_stays() -> None:
     assert row[20] + row[21] == pytest.approx(255, abs=2) and row[20] == pytest.approx(255 * 0.434, abs=4)
 
 
-@pytest.mark.parametrize("kind", ["cutmix", "mixup", "cutout", "videomix"])
+@pytest.mark.parametrize("kind", ["cutmix", "mixup", "cutout", "videomix", "stillmix"])
 def test_mixes_follow_their_generator_and_leave_torchs_alone(kind: str) -> None:
     settings = CompositeSettings(kind=kind)  # type: ignore[arg-type]
     torch.manual_seed(5)
@@ -165,3 +166,36 @@ def test_clips_of_other_sizes_mix_on_the_backgrounds_canvas(kind: str) -> None:
 def test_impossible_settings_are_refused(name: str, value: object) -> None:
     with pytest.raises(SettingError, match=rf"^{name}="):
         CompositeSettings(**{name: value})  # type: ignore[arg-type]
+
+
+def test_stillmix_adds_one_frame_of_the_other_clip_to_all_frames_and_keeps_the_label() -> None:
+    # Each frame of the other clip has a value of its own, so that the mean tells which was taken.
+    values = np.array([0, 40, 80, 120])
+    back = replace(
+        BACK, frames_THWC=np.broadcast_to(values[:, None, None, None], BACK.frames_THWC.shape).astype(np.uint8)
+    )
+    taken = set()
+    for seed in range(20):
+        result = mixed(CompositeSettings(kind="stillmix", stillmix_alpha=1e6), seed, back)
+        assert result.weight == 1 and (result.frames_THWC == result.frames_THWC[0, 0, 0, 0]).all()
+        still = 2.0 * result.frames_THWC[0, 0, 0, 0] - LIGHT  # weights of 1/2, to a thousandth
+        taken.add(int(np.abs(values - still).argmin()))
+        assert np.abs(values - still).min() <= 2
+    assert taken == {0, 1, 2, 3}
+
+
+def test_fame_finds_what_moves_by_its_colour_and_pastes_it_on_the_clip_as_it_is() -> None:
+    frames = np.full((FRAMES, 40, 40, 3), (20, 60, 160), np.uint8)
+    for time in range(FRAMES):  # a red square of 10 x 10 that goes right
+        frames[time, 10:20, 4 + 3 * time : 14 + 3 * time] = (220, 30, 30)
+    mask = moving(frames, 0.15)
+    assert mask.sum() == 0.15 * 40 * 40
+    path = np.zeros((40, 40), np.bool_)
+    path[10:20, 4:23] = True
+    assert mask[path].mean() == 1.0 and not mask[:6].any() and not mask[24:].any()
+    front, back = {"frames": frames}, {"frames": np.full_like(frames, 7)}
+    result = mix(front, back, CompositeSettings(kind="fame", fame_share=0.15), np.random.default_rng(0))
+    assert result.weight == 1
+    np.testing.assert_array_equal(result.frames_THWC, np.where(mask[..., None], frames, 7))
+    still = np.broadcast_to(frames[0], frames.shape)
+    assert moving(still, 0.5).sum() == 800, "as many where nothing moves"

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -9,7 +10,10 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import pandas as pd
 import pytest
+import ray
+import yaml
 from helpers import SMALL_RUN, SMALL_VIDEOS
 from ray.cluster_utils import Cluster
 
@@ -78,3 +82,75 @@ def test_a_run_on_nodes_that_go_away_ends_as_one_on_a_single_machine(tmp_path: P
 
     assert start(tmp_path, "single", None).wait(600) == 0, (tmp_path / "single.log").read_text()[-5000:]
     assert metrics(tmp_path, "cluster") == metrics(tmp_path, "single")
+
+
+# --- a table whose cells are made at the same time
+
+
+@pytest.fixture
+def gpus(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
+    """A head without CPUs and four workers with a made-up GPU each."""
+    with tempfile.TemporaryDirectory(prefix="l2a", ignore_cleanup_errors=True) as folder:
+        monkeypatch.setenv("RAY_TMPDIR", folder)
+        made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+        for _ in range(4):
+            made.add_node(num_cpus=2, num_gpus=1)
+        yield made
+        made.shutdown()  # type: ignore[no-untyped-call]
+
+
+def start_table(folder: Path, name: str, address: str, *options: str) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "l2a_ray", "table", "small.yaml", "--runs", name, "--tables", f"{name}/tables"]
+    with (folder / f"{name}.log").open("ab") as log:
+        environment = os.environ | {"RAY_ADDRESS": address}
+        return subprocess.Popen([*command, *options], cwd=folder, env=environment, stdout=log, stderr=log)
+
+
+def spans(store: Path) -> list[tuple[float, float]]:
+    """Return when the work on each classifier began and ended."""
+    found = []
+    for path in store.glob("train/*/stage.json"):
+        about = json.loads(path.read_text())
+        found.append((pd.Timestamp(about["started"]).timestamp(), path.stat().st_mtime))
+    return found
+
+
+@pytest.mark.slow
+def test_four_cells_train_at_a_time_and_come_to_what_they_come_to_one_after_the_other(
+    tmp_path: Path, gpus: Cluster
+) -> None:
+    generate(tmp_path / "videos", SMALL_VIDEOS, 0)
+    (tmp_path / "run.yaml").write_text(SMALL_RUN.replace("arms: [real, selected]\n", ""))
+    table = {
+        "base": "run.yaml",
+        "over": {"seed": [0, 1]},
+        "common": {"workers": {"gpus": 1}},
+        "rows": {"random": {"arm": "random"}, "selected": {"arm": "selected"}},
+    }
+    (tmp_path / "small.yaml").write_text(yaml.safe_dump(table))
+    log, store = tmp_path / "beside.log", tmp_path / "beside" / "store"
+
+    driver = start_table(tmp_path, "beside", gpus.address)
+    wait_for(lambda: len(list(store.glob("train/*/stage.json"))) > 1, driver, log)
+    driver.send_signal(signal.SIGINT)
+    assert driver.wait(120) == 130, log.read_text()[-3000:]
+    ray.init(gpus.address, log_to_driver=False)
+    deadline = time.monotonic() + 60
+    while ray.available_resources().get("GPU") != 4:  # type: ignore[no-untyped-call]
+        assert time.monotonic() < deadline, "what was interrupted still holds GPUs"
+        time.sleep(0.5)
+    ray.shutdown()
+
+    assert start_table(tmp_path, "beside", gpus.address).wait(600) == 0, log.read_text()[-5000:]
+    found = spans(store)
+    assert len(found) == 4 and max(began for began, _ in found) < min(ended for _, ended in found)
+    assert "4 of 4 cells done, 0 running, 0 waiting, 0 failed" in log.read_text()
+    assert not list((tmp_path / "beside").rglob(".scratch*")), "something was left in the runs' folders"
+
+    again = start_table(tmp_path, "single", gpus.address, "--at-once", "1")
+    assert again.wait(600) == 0, (tmp_path / "single.log").read_text()[-5000:]
+    beside, single = (
+        pd.read_parquet(tmp_path / f"{name}/tables/small/results.parquet") for name in ("beside", "single")
+    )
+    same = [name for name in single if name != "folder"]
+    pd.testing.assert_frame_equal(beside[same], single[same])

@@ -17,6 +17,7 @@ from helpers import SMALL_RUN, SMALL_VIDEOS
 from l2a_ray.cli import main
 from l2a_ray.config import load
 from l2a_ray.errors import ConfigError
+from l2a_ray.experiments.cost import plan_cells
 from l2a_ray.experiments.definition import read_definition
 from l2a_ray.experiments.grid import Cell, Grid, expand
 from l2a_ray.experiments.making import groups, look
@@ -176,6 +177,29 @@ def test_rows_share_all_that_they_do_not_change(tmp_path: Path) -> None:
         "train": (6, 6, 6),
         "evaluate": (6, 6, 6),
     }
+
+
+def test_a_plan_counts_each_result_once_for_the_first_row_that_needs_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = grid(
+        tmp_path, "rows: {real: {arm: real}, drawn: {arm: random}, boxes: {arm: random, composite.region: boxes}}"
+    )
+    counted: list[Counter[str]] = []
+
+    def plan_parts(parts: Any, folder: Any) -> dict[str, Any]:
+        counted.extend(Counter(stage.name for _, stage in part.stages) for part in parts)
+        assert all(part.needed == {stage for _, stage in part.stages} for part in parts)
+        return {"assumptions": []}
+
+    monkeypatch.setattr("l2a_ray.experiments.cost.plan_parts", plan_parts)
+    plan_cells(made.cells, tmp_path)
+    assert counted == [
+        {"prepare": 1, "train": 2, "evaluate": 2},
+        {"match": 2, "draw": 2, "train": 2, "evaluate": 2},
+        {"train": 2, "evaluate": 2},
+    ]
+    assert sum(counted, Counter()) == {name: one.missing for name, one in look(made.cells).items()}
 
 
 def test_the_file_that_the_page_shows_can_be_laid_out(tmp_path: Path) -> None:
@@ -414,6 +438,28 @@ def test_new_rows_make_new_cells_and_a_cell_that_fails_does_not_end_the_table(
 
 
 @pytest.mark.ray
+def test_results_made_side_by_side_are_those_made_one_after_the_other(
+    house: House, caplog: pytest.LogCaptureFixture
+) -> None:
+    wild = {"wild": {"arm": "random", "classifier.learning_rate": 1e30}}
+    house.write(rows=wild | SMALL_TABLE["rows"], over={"seed": [0]})
+    with caplog.at_level(logging.INFO):
+        house.run("--at-once", "2", runs="beside", fails=True)
+    one, other = house.results(), house.results("beside")
+    measures = [name for name in one if name != "folder"]
+    one = one[(one["seed"] == 0) & one["row"].isin(SMALL_TABLE["rows"])][measures].reset_index(drop=True)
+    pd.testing.assert_frame_equal(one, other[measures])
+    assert any("3 of 4 cells done, 0 running, 0 waiting, 1 failed" in line for line in caplog.messages)
+    assert any("lower it or enlarge batch_size" in line for line in caplog.messages)
+    assert "prepare: 60 videos, 0 already done" in caplog.messages, "what tasks log is told"
+    runs = house.folder / "beside" / "tables" / "small" / "runs"
+    for row in ("random", "the-same", "boxes"):
+        titles = json.loads((runs / row / "stages.json").read_text())["current"]
+        assert {f"train/{row}-0", f"evaluate/{row}-0", "match-0", "prepare"} <= titles.keys()
+    assert not list(runs.glob("*/.scratch*")) and len(house.models("beside")) == 2
+
+
+@pytest.mark.ray
 def test_a_results_file_that_was_cut_off_is_written_from_the_store(house: House, begun: Counter[str]) -> None:
     path = house.folder / "runs" / "tables" / "small" / "results.parquet"
     house.run()
@@ -455,8 +501,39 @@ def test_a_dry_run_tells_and_makes_nothing(house: House, begun: Counter[str], ca
 
 
 @pytest.mark.ray
+def test_a_table_that_is_finished_costs_nothing_more(
+    house: House, begun: Counter[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    given = ["--runs", str(house.folder / "runs"), "--data.root", str(house.folder / "videos")]
+    with caplog.at_level(logging.INFO):
+        main(["plan", str(house.folder / "small.yaml"), *given])
+    assert "plan: 0 of 6 cells are to be made" in caplog.messages and not begun
+
+
+@pytest.mark.slow
+def test_a_table_is_planned_by_samples_of_its_rows(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    generate(tmp_path / "videos", SMALL_VIDEOS, 0)
+    (tmp_path / "run.yaml").write_text(SMALL_RUN.replace("arms: [real, selected]\n", "") + MORE)
+    House(tmp_path).write()
+    given = ["--runs", str(tmp_path / "runs"), "--tables", str(tmp_path / "tables")]
+    given += ["--data.root", str(tmp_path / "videos"), "--plan.clips_per_class", "1", "--plan.steps", "1"]
+    with caplog.at_level(logging.INFO):
+        main(["plan", str(tmp_path / "small.yaml"), *given])
+    plan = json.loads((tmp_path / "tables" / "small" / "plan.json").read_text())
+    missing = {name: stage["missing"] for name, stage in plan["stages"].items()}
+    assert missing == {"prepare": 1, "match": 2, "draw": 2, "train": 4, "evaluate": 4}
+    assert plan["clips"] == {"train": 36, "val": 12, "test": 12} and plan["pairs"] == 36 * 6
+    assert all(stage["wall_s"] > 0 and stage["storage_bytes"] > 0 for stage in plan["stages"].values())
+    assert "60 clips, 216 candidate pairs" in caplog.messages
+    assert sorted(path.name for path in (tmp_path / "tables" / "small").iterdir()) == ["plan.json"]
+    assert not (tmp_path / "runs").exists(), "something of the table was made"
+
+
+@pytest.mark.ray
 def test_a_row_that_is_not_there_is_refused(house: House, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as ended:
-        main(["table", str(house.folder / "small.yaml"), "--only", "bxes"])
-    assert ended.value.code == 2
-    assert "only='bxes': must be one of the table's rows: random, the same, boxes" in capsys.readouterr().err
+    wrong = {("--only", "bxes"): "only='bxes': must be one of the table's rows: random, the same, boxes"}
+    for options, complaint in {**wrong, ("--at-once", "0"): "at-once=0: must be at least 1"}.items():
+        with pytest.raises(SystemExit) as ended:
+            main(["table", str(house.folder / "small.yaml"), *options])
+        assert ended.value.code == 2
+        assert complaint in capsys.readouterr().err

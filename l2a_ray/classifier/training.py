@@ -96,6 +96,8 @@ def _fit(job: Job) -> L2AError | None:
             # A worker that reserves nothing is refused: one byte of memory is next to nothing.
             resources_per_worker={name: amount for name, amount in resources.items() if amount} or {"memory": 1},
         ),
+        # One worker has nobody to talk to, by whatever way.
+        torch_config=ray.train.torch.TorchConfig(backend="gloo" if workers.count < 2 else None),
         run_config=ray.train.RunConfig(
             **_storage(job.scratch),
             failure_config=ray.train.FailureConfig(max_failures=workers.max_failures),

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from l2a_ray.composites.composite import CompositeSettings, composite, foreground_ratio, label_weight, place
+from l2a_ray.composites.fame import moving
 from l2a_ray.composites.transforms import as_frames, as_video, draw
 from l2a_ray.prepare.store import Part
 
@@ -99,12 +100,29 @@ def _videomix(front: Parts, back: Parts, settings: CompositeSettings, rng: np.ra
     return Mixed(frames, 1.0 - float(np.prod(sides) / np.prod(size)))
 
 
+def _stillmix(front: Parts, back: Parts, settings: CompositeSettings, rng: np.random.Generator) -> Mixed:
+    """StillMix (https://arxiv.org/abs/2211.12883) with a random frame of the background clip, not one of a bank."""
+    weight = rng.beta(settings.stillmix_alpha, settings.stillmix_alpha)
+    still = back["frames"][rng.integers(len(back["frames"]))].astype(np.float32)
+    return Mixed(np.rint(weight * _placed(front, back) + (1 - weight) * still).astype(np.uint8), 1.0)
+
+
+def _fame(front: Parts, back: Parts, settings: CompositeSettings, rng: np.random.Generator) -> Mixed:
+    """FAME (https://arxiv.org/abs/2109.15130): what seems to move, on the background clip as it is; draws nothing."""
+    mask = moving(front["frames"], settings.fame_share)
+    masks = np.broadcast_to(mask, front["frames"].shape[:3])
+    frames, masks = place(front["frames"], masks, *back["frames"].shape[1:3])
+    return Mixed(composite(frames[None], np.ascontiguousarray(masks)[None], back["frames"][None])[0], 1.0)
+
+
 _KINDS: dict[str, Callable[[Parts, Parts, CompositeSettings, np.random.Generator], Mixed]] = {
     "paste": _paste,
     "cutmix": _cutmix,
     "mixup": _mixup,
     "cutout": _cutout,
     "videomix": _videomix,
+    "stillmix": _stillmix,
+    "fame": _fame,
 }
 
 

@@ -14,7 +14,7 @@ Sampling = Literal["segments", "stretch"]
 class CompositeSettings:
     """How pairs are composited and labelled."""
 
-    kind: Literal["paste", "cutmix", "mixup", "cutout", "videomix"] = "paste"
+    kind: Literal["paste", "cutmix", "mixup", "cutout", "videomix", "stillmix", "fame"] = "paste"
     """`paste`: Eq. 1. The others are the rivals' mixes of two clips, for comparison; see mixes.py."""
 
     inpaint: bool = setting(True, only_for=PASTE)
@@ -49,6 +49,12 @@ class CompositeSettings:
     videomix_alpha: float = setting(1.0, only_for={"kind": ["videomix"]})
     """Of the Beta distribution that the volume of `videomix` is drawn from. Origin: the VideoMix paper."""
 
+    stillmix_alpha: float = setting(200.0, only_for={"kind": ["stillmix"]})
+    """Of the Beta distribution that the weights of `stillmix` are drawn from. Origin: the StillMix authors' code."""
+
+    fame_share: float = setting(0.5, only_for={"kind": ["fame"]})
+    """Share of the frame that `fame` pastes, above 0 and below 1. Origin: the FAME authors' code, its beta."""
+
     def __post_init__(self) -> None:
         check(
             self,
@@ -58,6 +64,8 @@ class CompositeSettings:
             mixup_alpha=above(0),
             cutout_area=between(0, 1),
             videomix_alpha=above(0),
+            stillmix_alpha=above(0),
+            fame_share=between(0, 1),
         )
 
 

@@ -9,9 +9,10 @@ from itertools import groupby
 from statistics import mean
 
 from l2a_ray.errors import L2AError, owned_by
+from l2a_ray.experiments.attempt import attempt
 from l2a_ray.experiments.grid import Cell
 from l2a_ray.pipeline.housekeeping import time_text
-from l2a_ray.pipeline.results import Record, closure, make_together
+from l2a_ray.pipeline.results import Record, closure
 from l2a_ray.pipeline.stage import Stage, definition
 from l2a_ray.videos.catalog import read_catalog
 
@@ -58,11 +59,11 @@ def look(cells: Sequence[Cell]) -> dict[str, Work]:
     return found
 
 
-def time_left(work: Mapping[str, Work]) -> str:
-    """Say how long what is missing will take if it takes as long as the like did."""
+def time_left(work: Mapping[str, Work], at_once: int = 1) -> str:
+    """Say how long what is missing will take if it takes as long as the like did, so many results at a time."""
     missing = {name: one for name, one in work.items() if one.missing}
     unknown = [name for name, one in missing.items() if one.seconds is None]
-    known = sum(one.missing * one.seconds for one in missing.values() if one.seconds is not None)
+    known = sum(one.missing * one.seconds for one in missing.values() if one.seconds is not None) / at_once
     if not unknown:
         return f"about {time_text(known)}"
     beside = f"about {time_text(known)} and what these take: " if known else "not known of "
@@ -89,28 +90,38 @@ def without_videos(cells: Sequence[Cell]) -> dict[Cell, str]:
 
 def make_cells(
     cells: Sequence[Cell],
-    began: Callable[[Sequence[Cell]], None],
+    tell: Callable[[Sequence[Cell], str, int], None],
     ended: Callable[[Mapping[Cell, str | None]], None],
+    at_once: int | None = None,
 ) -> None:
-    """Make the results of cells, one group after the other; a cell that fails does not end it.
+    """Make the results of cells; one that fails does not end it.
+
+    What is made at the same time is said here and nowhere else: as many results as a cluster has room for, or one group
+    of cells after the other.
 
     Args:
         cells: those whose results are wanted, finished or not.
-        began: is told of cells that are begun together.
+        tell: is told of the cells at work, of what was begun or has ended, and how many results are made at a time.
         ended: is told of cells as they end: None, or why they failed.
+        at_once: how many results are made at a time; None: as many as Ray has room for now.
     """
     with ExitStack() as stack:
         if any(stage.demands() for cell in cells for stage in cell.pipeline.results.needed([cell.result])):
+            from l2a_ray.experiments.side_by_side import make_side_by_side, room_for_two
             from l2a_ray.runtime.session import ray_session
 
             stack.enter_context(ray_session(settings=cells[0].pipeline.settings.runtime))
-        # What is made at the same time is said here and nowhere else: one group after the other.
+            if at_once != 1 and (at_once or room_for_two(cells)):
+                make_side_by_side(cells, at_once, tell, ended)
+                return
         for group in groups(cells):
-            began(group)
+            missing = [cell for cell in group if not cell.pipeline.results.is_complete(cell.result)]
+            if missing:
+                rows = ", ".join(cell.label for cell in missing)
+                tell(missing, f"now {missing[0].repetition}: {rows}", 1)
             if (cause := _attempt(group)) is not None and len(group) > 1:
                 logger.warning("table: %s. Going on cell by cell", cause)
                 for cell in group:
-                    began([cell])
                     ended({cell: _attempt([cell])})
             else:
                 ended(dict.fromkeys(group, cause))
@@ -132,12 +143,4 @@ def groups(cells: Sequence[Cell]) -> Iterator[list[Cell]]:
 
 
 def _attempt(cells: Sequence[Cell]) -> str | None:
-    """Make cells together; return why they failed, if they did."""
-    try:
-        make_together([(cell.pipeline.results, [cell.result]) for cell in cells])
-    except L2AError as error:
-        return str(error)
-    except Exception as error:  # whatever a library raises, other cells may not meet it
-        logger.exception("table: not one of l2a's own errors")
-        return f"{type(error).__name__}: {error}"
-    return None
+    return attempt([(cell.pipeline.results, [cell.result]) for cell in cells])

@@ -16,7 +16,7 @@ from l2a_ray.experiments.page import tell, write_table
 from l2a_ray.experiments.published import of_columns
 from l2a_ray.pipeline import commands
 from l2a_ray.pipeline.housekeeping import time_text
-from l2a_ray.storage.files import AnyPath, as_path
+from l2a_ray.storage.files import AnyPath, as_path, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +28,7 @@ def table(
     only: Sequence[str] = (),
     dry_run: bool = False,
     reports: bool = False,
+    at_once: int | None = None,
 ) -> bool:
     """Make what is missing of a table, and write ``<tables>/<name>/`` anew whenever cells have ended.
 
@@ -38,30 +39,26 @@ def table(
         only: rows whose cells are made; none named: all. What is there of the others is shown.
         dry_run: say what is there and what would be made, and end.
         reports: write the report of each run that the table is made of.
+        at_once: how many results are made at the same time; None: as many as a cluster has room for now.
 
     Returns:
         Whether no cell has failed.
 
     Raises:
         ConfigError: the file or the overrides cannot work.
-        SettingError: ``only`` names no row.
+        SettingError: ``only`` names no row, or ``at_once`` is no number of results.
         StageError: a result that is there is damaged.
     """
-    about = read_definition(Path(file))
-    of_columns(about)
-    if unknown := [row for row in only if row not in about.rows]:
-        raise SettingError("only", unknown[0], f"must be one of the table's rows: {', '.join(about.rows)}")
-    folder = as_path(tables) / str(overrides.get("name", about.name))
-    grid = expand(about, overrides, folder)
-    for note in grid.notes:
-        logger.warning("table: %s", note)
-    wanted = [cell for cell in grid.cells if not only or cell.row in only]
+    if at_once is not None and at_once < 1:
+        raise SettingError("at-once", at_once, "must be at least 1")
+    grid, wanted, folder = _lay_out(file, overrides, tables, only)
+    about = grid.definition
     if dry_run:
         _tell_work(grid, wanted)
         return True
     since, state = time.monotonic(), State(grid, wanted, folder)
     try:
-        make_cells(state.begin(), state.began, state.ended)
+        make_cells(state.begin(), state.tell, state.ended, at_once)
     finally:
         state.write()
     if reports:
@@ -74,6 +71,51 @@ def table(
         cells = "; ".join(cell.title for cell in state.failed if state.failed[cell] == cause)
         logger.warning("table: failed: %s: %s", cells, cause)
     return not state.failed
+
+
+def plan(file: str, overrides: Mapping[str, Any], tables: str = "tables", only: Sequence[str] = ()) -> None:
+    """Say what the missing cells of a table will cost (``<tables>/<name>/plan.json``); nothing of it is made.
+
+    Args:
+        file: the table file.
+        overrides: as of :func:`table`.
+        tables: folder of all tables.
+        only: rows that are planned; none named: all.
+
+    Raises:
+        L2AError: as of :func:`table`; or as the stages' work, on a sample of the data.
+    """
+    from l2a_ray.experiments.cost import plan_cells
+    from l2a_ray.planning.plan import tell as tell_plan
+
+    _, wanted, folder = _lay_out(file, overrides, tables, only)
+    lost = without_videos(wanted)
+    for cause in dict.fromkeys(lost.values()):
+        logger.warning("plan: some cells cannot be made and are left out: %s", cause)
+    missing = [cell for cell in wanted if cell not in lost and measured(cell) is None]
+    logger.info("plan: %d of %d cells are to be made", len(missing), len(wanted))
+    if not missing:
+        return
+    found = plan_cells(missing, folder)
+    write_json(folder / "plan.json", found)
+    for line in tell_plan(found):
+        logger.info("%s", line)
+    logger.info("plan: %s", folder / "plan.json")
+
+
+def _lay_out(
+    file: str, overrides: Mapping[str, Any], tables: str, only: Sequence[str]
+) -> tuple[Grid, list[Cell], AnyPath]:
+    """Return a table, those of its cells that are wanted, and its folder."""
+    about = read_definition(Path(file))
+    of_columns(about)
+    if unknown := [row for row in only if row not in about.rows]:
+        raise SettingError("only", unknown[0], f"must be one of the table's rows: {', '.join(about.rows)}")
+    folder = as_path(tables) / str(overrides.get("name", about.name))
+    grid = expand(about, overrides, folder)
+    for note in grid.notes:
+        logger.warning("table: %s", note)
+    return grid, [cell for cell in grid.cells if not only or cell.row in only], folder
 
 
 @dataclass
@@ -102,11 +144,9 @@ class State:
         self.write()
         return [cell for cell in self.wanted if cell not in self.failed]
 
-    def began(self, cells: Sequence[Cell]) -> None:
-        """Say which cells are made next, and how far the table is."""
-        if missing := [cell for cell in cells if cell not in self.found]:
-            rows = ", ".join(cell.label for cell in missing)
-            logger.info("table: %s; now %s: %s", self.progress(len(missing)), missing[0].repetition, rows)
+    def tell(self, running: Sequence[Cell], what: str, at_once: int) -> None:
+        """Say how far the table is, and what was begun or has ended."""
+        logger.info("table: %s; %s", self.progress(len(running), at_once), what)
 
     def ended(self, cells: Mapping[Cell, str | None]) -> None:
         """Take note of cells that are finished or failed, and show the table as it is now."""
@@ -130,14 +170,14 @@ class State:
         if numbers is not None:
             self.found[cell] = numbers
 
-    def progress(self, running: int = 0) -> str:
+    def progress(self, running: int = 0, at_once: int = 1) -> str:
         """Return how many cells are done, running, waiting and failed, and how long the rest may take."""
         done, failed = (sum(cell in part for cell in self.wanted) for part in (self.found, self.failed))
         rest = len(self.wanted) - done - failed
         counts = f"{done} of {len(self.wanted)} cells done, {running} running, {rest - running} waiting"
         if not rest:
             return f"{counts}, {failed} failed"
-        return f"{counts}, {failed} failed; time left: {time_left(look(self.wanted))}"
+        return f"{counts}, {failed} failed; time left: {time_left(look(self.wanted), at_once)}"
 
 
 def _tell_work(grid: Grid, cells: Sequence[Cell]) -> None:
@@ -155,7 +195,7 @@ def _tell_work(grid: Grid, cells: Sequence[Cell]) -> None:
         took = "" if one.seconds is None else f", {time_text(one.seconds)} each so far"
         shared = f" for {one.uses} cells" if one.uses > one.results else ""
         logger.info("  %-20s %3d to be made of %d%s%s", name, one.missing, one.results, shared, took)
-    logger.info("time, as long as the like took: %s; `l2a plan` measures a run", time_left(work))
+    logger.info("time, as long as the like took: %s; `l2a plan %s` measures", time_left(work), grid.definition.path)
 
 
 def _report(state: State) -> None:

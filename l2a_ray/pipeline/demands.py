@@ -1,6 +1,6 @@
 """What the stages reserve of a Ray cluster."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from l2a_ray.classifier.settings import WorkerSettings
@@ -41,6 +41,11 @@ def train(workers: WorkerSettings) -> "Sequence[Phase]":
     each = {"CPU": workers.cpus, "GPU": workers.gpus}
     names = {"CPU": "workers.cpus", "GPU": "workers.gpus"}
     return [*tasks(), [Demand(workers.count, each, {key: (names[key], each[key]) for key in each}, spare=1)]]
+
+
+def network(workers: WorkerSettings) -> Mapping[str, float]:
+    """Return what a process reserves that asks a classifier about clips: a GPU where it was trained on one."""
+    return {"GPU": min(1.0, workers.gpus)} if workers.gpus else {}
 
 
 def selector(settings: SelectorSettings) -> "Sequence[Phase]":

@@ -205,7 +205,7 @@ class Results:
             since = time.perf_counter()
             begun = {job.stage: self._begin(job, again) for job in jobs}
             for job in jobs:
-                runs[job.stage].note({job.stage.title: self._entry(job.stage)})
+                runs[job.stage].note({job.stage.title: self.entry(job.stage)})
             type(jobs[0].stage).work_all(jobs, self)
             taken = {"seconds": round(time.perf_counter() - since, 3), "together": len(jobs)}
             for job in jobs:
@@ -218,7 +218,7 @@ class Results:
     def _settle(self, targets: Sequence[Stage]) -> None:
         """Record that the run is made of these results and of all that they need."""
         made = closure(targets)
-        self.run.settle({stage.title: self._entry(stage) for stage in made})
+        self.run.settle({stage.title: self.entry(stage) for stage in made})
         self.run.link({stage.title: self._place(stage) for stage in made if self.is_complete(stage)})
 
     def _begin(self, job: Job, again: bool) -> Record:
@@ -245,7 +245,8 @@ class Results:
             "keeps": list(stage.keeps()),
         }
 
-    def _entry(self, stage: Stage) -> StageEntry:
+    def entry(self, stage: Stage) -> StageEntry:
+        """Return what a run knows of a result."""
         return self._describe(stage) | {"content": (self._record(stage) or {}).get("content")}
 
     # Messages

@@ -95,6 +95,10 @@ class Stage(ABC):
         """Return what it asks of a Ray cluster."""
         return ()
 
+    def reserves(self) -> Mapping[str, float]:
+        """Return what its own process reserves of a cluster on which several stages work at the same time."""
+        return {}
+
     def size(self, counts: "Counts") -> float:
         """Return what its cost grows with, in a unit of its own, on a data set of that size; by default nothing."""
         return 1.0

@@ -1,9 +1,9 @@
 """What a run will cost: its stages are really made on two samples of the data, and the costs of each extrapolated."""
 
 import multiprocessing
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from statistics import mean
 from typing import Any
 from uuid import uuid4
@@ -22,8 +22,8 @@ from l2a_ray.pipeline.housekeeping import size_text, time_text
 from l2a_ray.pipeline.results import closure
 from l2a_ray.pipeline.stage import Stage
 from l2a_ray.planning.counts import Counts, Line, count_clips, count_pairs, fit, train_counts
-from l2a_ray.planning.sample import Sample, measure, sample_data, sample_settings
-from l2a_ray.storage.files import remove_folder
+from l2a_ray.planning.sample import Chosen, Sample, Targets, answers, measure, sample_data, sample_settings
+from l2a_ray.storage.files import AnyPath, remove_folder
 from l2a_ray.videos.catalog import Catalog, read_catalog
 from l2a_ray.videos.settings import DataSettings
 
@@ -32,8 +32,25 @@ TIMES = (1, 3)
 Plan = dict[str, Any]
 
 
+@dataclass
+class Part:
+    """Stages of which samples are made together, because they differ in size alone.
+
+    Args:
+        pipeline: the run that is sampled, with one repetition.
+        targets: which of its stages are made of a sample.
+        stages: all of the part, with the run that each belongs to.
+        needed: those of them that are not complete.
+    """
+
+    pipeline: Pipeline
+    targets: Targets
+    stages: list[tuple[Pipeline, Stage]]
+    needed: set[Stage]
+
+
 def make_plan(settings: Settings) -> Plan:
-    """Measure two samples, the second of three times the size, and return the plan as plain values.
+    """Measure two samples of a run, the second of three times the size, and return the plan as plain values.
 
     Each sample has a store and a run of its own in the run's folder, which are removed at the end.
 
@@ -41,26 +58,96 @@ def make_plan(settings: Settings) -> Plan:
         L2AError: the data cannot be used; or as the stages' work, on a sample.
     """
     pipeline = Pipeline(settings)
-    settings = replace(settings, segment=pipeline.prepare.clips.segment)  # one choice for all: samples reserve no GPU
     targets = pipeline.answers
-    catalogs = [_catalog(data) for data in (settings.data, *(sample_data(settings, times) for times in TIMES))]
-    neighbours = _neighbours(catalogs[0].classes, settings.match)
-    counts, *sizes = (_count(catalog, settings.match, neighbours) for catalog in catalogs)
-    folder = settings.folder / f".plan-{uuid4().hex[:8]}"
-    chosen = [
-        sample_settings(settings, size, times, folder / str(times)) for size, times in zip(sizes, TIMES, strict=True)
-    ]
+    stages = [(pipeline, stage) for stage in closure(targets)]
+    part = Part(pipeline, answers, stages, set(pipeline.results.needed(targets)))
+    return plan_parts([part], settings.folder)
+
+
+def plan_parts(parts: Sequence[Part], folder: AnyPath) -> Plan:
+    """Measure two samples of each part, the second of three times the size; return the plan of all as plain values.
+
+    What parts share is made once of a sample too. Clips and pairs are those of the largest data set.
+
+    Args:
+        parts: at least one.
+        folder: samples lie in there, and are removed at the end.
+
+    Raises:
+        L2AError: the data cannot be used; or as the stages' work, on a sample.
+    """
+    count = _Counter()
+    place = folder / f".plan-{uuid4().hex[:8]}"
+    chosen: list[list[Chosen]] = []
+    for times in TIMES:
+        chosen.append([])
+        for number, part in enumerate(parts):
+            settings = part.pipeline.settings
+            # One choice for all: samples reserve no GPU.
+            settings = replace(settings, segment=part.pipeline.prepare.clips.segment)
+            size = count(sample_data(settings, times), settings.match)
+            name = f"sample{number}"
+            chosen[-1].append((sample_settings(settings, size, times, place / str(times), name), size, part.targets))
     try:
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), max_tasks_per_child=1) as pool:
-            first, second = pool.map(measure, chosen, sizes)
+            measured = list(pool.map(measure, chosen))
     finally:
-        remove_folder(folder)
-    needed = pipeline.results.needed(targets)
-    plan = estimate(closure(targets), needed, counts, first, second)
-    plan["memory_bytes"] = memory(settings, counts, second.values)
-    plan["sample_peak_bytes"] = second.peak
-    plan["assumptions"] = _assumptions(plan, needed, sizes, (first, second))
+        remove_folder(place)
+    plans = [_plan_part(part, *pair, count) for part, *pair in zip(parts, *measured, strict=True)]
+    plan = _sum([one for own in plans for one in own], measured[-1][0])
+    largest = max(range(len(parts)), key=lambda number: count.of(parts[number].pipeline).clips)
+    settings, sample = parts[largest].pipeline.settings, measured[-1][largest]
+    plan["memory_bytes"] = memory(settings, count.of(parts[largest].pipeline), sample.values)
+    plan["sample_peak_bytes"] = sample.peak
+    needed = [stage for part in parts for stage in part.needed]
+    sizes = [sampled[largest][1] for sampled in chosen]
+    plan["assumptions"] = _assumptions(plan, needed, sizes, [own[largest] for own in measured])
     return plan
+
+
+class _Counter:
+    """Counts clips and pairs; reads a list of videos once."""
+
+    def __init__(self) -> None:
+        self._catalogs: dict[str, Catalog] = {}
+        self._counts: dict[str, Counts] = {}
+
+    def __call__(self, data: DataSettings, match: MatchSettings) -> Counts:
+        if repr(data) not in self._catalogs:
+            self._catalogs[repr(data)] = _catalog(data)
+        catalog, about = self._catalogs[repr(data)], repr((data, match))
+        if about not in self._counts:
+            self._counts[about] = _count(catalog, match, _neighbours(catalog.classes, match))
+        return self._counts[about]
+
+    def of(self, pipeline: Pipeline) -> Counts:
+        """Count what a run has."""
+        return self(pipeline.settings.data, pipeline.settings.match)
+
+
+def _plan_part(part: Part, first: Sample, second: Sample, count: _Counter) -> Iterator[Plan]:
+    """Yield a plan for each size that stages of a part have."""
+    sizes: dict[Counts, list[Stage]] = {}
+    for pipeline, stage in part.stages:
+        sizes.setdefault(count.of(pipeline), []).append(stage)
+    for counts, stages in sizes.items():
+        yield estimate(stages, [stage for stage in stages if stage in part.needed], counts, first, second)
+
+
+def _sum(plans: Sequence[Plan], sample: Sample) -> Plan:
+    """Return one plan for all."""
+    stages: dict[str, Plan] = {}
+    for plan in plans:
+        for name, one in plan["stages"].items():
+            known = stages.setdefault(name, {"results": 0, "missing": 0} | dict.fromkeys(COLUMNS, 0.0) | {"size": -1})
+            largest = max(known, one, key=lambda about: about["size"])
+            known |= {key: known[key] + one[key] for key in ("results", "missing", *COLUMNS)}
+            known |= {key: largest[key] for key in ("size", "measured")}
+    totals: dict[str, float] = {key: sum(stage[key] for stage in stages.values()) for key in COLUMNS}
+    totals["wall_s"] += sample.start if any(stage["missing"] for stage in stages.values()) else 0
+    clips = max((plan["clips"] for plan in plans), key=lambda clips: sum(clips.values()))
+    pairs = max(plan["pairs"] for plan in plans)
+    return {"clips": clips, "pairs": pairs, "stages": stages, "total": totals}
 
 
 def _catalog(data: DataSettings) -> Catalog:

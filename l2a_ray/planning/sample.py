@@ -2,12 +2,14 @@
 
 import resource
 import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from l2a_ray.classifier.settings import ClassifierSettings
 from l2a_ray.config.settings import Settings
 from l2a_ray.pairs.vectors import ClipVectors
 from l2a_ray.pipeline.build import Pipeline
+from l2a_ray.pipeline.stage import Stage
 from l2a_ray.pipeline.stages import Describe, open_store
 from l2a_ray.planning.counts import Counts
 from l2a_ray.runtime.nodes import resources
@@ -15,6 +17,21 @@ from l2a_ray.runtime.session import ray_session
 from l2a_ray.runtime.tracking import TrackingSettings
 from l2a_ray.storage.files import AnyPath
 from l2a_ray.videos.settings import DataSettings
+
+Targets = Callable[[Pipeline], Sequence[Stage]]
+"""Says which results of a run are made of a sample, with all that they need."""
+Chosen = tuple[Settings, Counts, Targets]
+"""A sample: its settings, its size, and what is made of it."""
+
+
+def answers(pipeline: Pipeline) -> Sequence[Stage]:
+    """Return what a whole run is to come to."""
+    return pipeline.answers
+
+
+def tests(pipeline: Pipeline) -> Sequence[Stage]:
+    """Return what its classifiers do on the test split."""
+    return pipeline.all("evaluate")
 
 
 @dataclass(frozen=True)
@@ -63,7 +80,7 @@ def sample_data(settings: Settings, times: int) -> DataSettings:
     return replace(settings.data, limit=min(limit, settings.data.limit or limit))
 
 
-def sample_settings(settings: Settings, counts: Counts, times: int, runs: AnyPath) -> Settings:
+def sample_settings(settings: Settings, counts: Counts, times: int, runs: AnyPath, name: str = "sample") -> Settings:
     """Return the settings of a sample: ``times`` the clips, steps and iterations that ``plan`` says.
 
     Args:
@@ -71,6 +88,7 @@ def sample_settings(settings: Settings, counts: Counts, times: int, runs: AnyPat
         counts: of the sample.
         times: size of the sample.
         runs: folder of the sample's run and store.
+        name: of the sample's run.
     """
     plan, selector, warm = settings.plan, settings.selector, settings.warm_start
     steps = min(selector.steps, times * plan.iterations * selector.steps_per_iteration)
@@ -81,7 +99,7 @@ def sample_settings(settings: Settings, counts: Counts, times: int, runs: AnyPat
 
     return replace(
         settings,
-        name="sample",
+        name=name,
         runs=str(runs),
         store=None,
         seeds=settings.seeds[:1],
@@ -93,22 +111,25 @@ def sample_settings(settings: Settings, counts: Counts, times: int, runs: AnyPat
     )
 
 
-def measure(settings: Settings, counts: Counts) -> Sample:
-    """Make all results of a sample. Call it in a process of its own: a run, too, imports everything once.
+def measure(chosen: Sequence[Chosen]) -> list[Sample]:
+    """Make all results of some samples. Call it in a process of its own: a run, too, imports everything once.
 
     Args:
-        settings: of the sample.
-        counts: of the sample.
+        chosen: the samples, which share a store.
 
     Raises:
         L2AError: as the stages' work.
     """
     began = time.perf_counter()
-    with ray_session(settings=settings.runtime):
+    with ray_session(settings=chosen[0][0].runtime):
         start, there = time.perf_counter() - began, resources()
-        pipeline = Pipeline(settings if there.get("GPU") else _without_gpus(settings))
-        targets = pipeline.answers
-        pipeline.results.make(targets)
+        return [_measure(*one, start, there) for one in chosen]
+
+
+def _measure(settings: Settings, counts: Counts, choose: Targets, start: float, there: Mapping[str, float]) -> Sample:
+    pipeline = Pipeline(settings if there.get("GPU") else _without_gpus(settings))
+    targets = choose(pipeline)
+    pipeline.results.make(targets)
     results, values = [], 0
     for stage, record in pipeline.results.records(targets):
         folder = pipeline.results.folder(stage)

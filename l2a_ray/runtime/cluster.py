@@ -9,10 +9,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-import ray
-
 from l2a_ray.errors import ClusterError, SettingError
-from l2a_ray.runtime.nodes import check_code
+from l2a_ray.runtime.nodes import check_code, living
 
 logger = logging.getLogger(__name__)
 Amounts = Mapping[str, float]
@@ -48,7 +46,7 @@ def check_cluster(wanted: Sequence[Phase]) -> None:
         SettingError: settings ask for more than this machine has, and it is all that there is.
         ClusterError: no node has a CPU for tasks; a node lacks this project or has other code of it.
     """
-    alive = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    alive = living()
     check_code(alive)
     present: list[Amounts] = [node["Resources"] for node in alive]
     for phase in wanted:
@@ -72,6 +70,19 @@ def shortage(phase: Phase, nodes: Sequence[Amounts]) -> SettingError | ClusterEr
     name, value = next(demand.fields[scarce] for demand in phase if demand.each.get(scarce))
     asked = " and ".join(_ask(demand) for demand in phase)
     return SettingError(name, value, f"the settings ask for {asked} at the same time; {have}. Lower one of them")
+
+
+def fits(phase: Phase, nodes: Sequence[Amounts]) -> bool:
+    """Return whether all demands find room on nodes at the same time, with the CPUs that are to be free beside them."""
+    reserved = sum(demand.count * demand.each.get("CPU", 0) + demand.spare for demand in phase)
+    return _fit(phase, nodes) and sum(node.get("CPU", 0) for node in nodes) >= reserved
+
+
+def copies(phase: Phase, nodes: Sequence[Amounts]) -> int:
+    """Return how many times over demands find room at the same time, at most: each for itself, and their CPUs."""
+    each = sum(demand.count * demand.each.get("CPU", 0) + demand.spare for demand in phase)
+    rooms = [_room(demand.each, nodes) / demand.count for demand in phase if demand.count]
+    return int(min([sum(node.get("CPU", 0) for node in nodes) / each, *rooms] if each else rooms))
 
 
 def _shortage(demand: Demand, nodes: Sequence[Amounts], have: str) -> SettingError | ClusterError | None:

@@ -23,6 +23,11 @@ def resources() -> dict[str, float]:
     return found
 
 
+def living() -> list[Node]:
+    """Return the nodes that are there now."""
+    return [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+
+
 def check_code(alive: Sequence[Node]) -> None:
     """Compare the code of this project on nodes that have not been asked yet with the driver's.
 

@@ -1,7 +1,7 @@
 """From pairs to classifiers, what they are worth, which one is recommended, and composites as files."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
@@ -84,6 +84,9 @@ class OfClassifier(Stage):
     @property
     def title(self) -> str:
         return f"{self.name}/{self.train.arm}-{self.train.seed}"
+
+    def reserves(self) -> Mapping[str, float]:
+        return demands.network(self.train.workers)
 
     def sets(self, store: "ClipStore") -> "list[ClipSet]":
         """Return the clips that it is tested on."""

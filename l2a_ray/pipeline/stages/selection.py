@@ -1,6 +1,6 @@
 """From candidate pairs to those that are trained with: the warm start, the Selector, and other sources of pairs."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import exp
 from typing import TYPE_CHECKING, ClassVar
@@ -86,6 +86,9 @@ class Describe(SeededStage):
     labels: LabelEncoding
     embedding: EmbeddingSettings
     agreement: bool
+
+    def reserves(self) -> Mapping[str, float]:
+        return demands.network(self.warm_start.workers)
 
     def size(self, counts: "Counts") -> float:
         return counts.train + counts.val
