@@ -96,4 +96,4 @@ def test_pure_code_imports_no_ray(package: str) -> None:
         for module in FILES
         if module.startswith(package) and any(n.split(".")[0] == "ray" for n in GRAPH[module])
     }
-    assert not wrong
+    assert not wrong - {"l2a_ray.experiments.side_by_side"}, "that one is about Ray's tasks, and read where Ray is up"

@@ -306,7 +306,7 @@ def work(rank: int, folder: str) -> None:
 
 @pytest.mark.slow
 def test_two_workers_learn_as_one_does(tmp_path: Path) -> None:
-    torch.multiprocessing.spawn(work, (str(tmp_path),), nprocs=2)  # type: ignore[no-untyped-call]
+    torch.multiprocessing.spawn(work, (str(tmp_path),), nprocs=2)  # type: ignore[attr-defined, no-untyped-call]
     for method in SHARED:
         for batch_norm in ("update", "freeze"):
             one, two = learned(method, batch_norm, None), torch.load(tmp_path / f"{method}-{batch_norm}.pt")

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from l2a_ray.composites.composite import CompositeSettings, composite, label_weight
 from l2a_ray.composites.fame import moving
-from l2a_ray.composites.mixes import Mixed, mix
+from l2a_ray.composites.mixes import Mixed, Parts, mix
 from l2a_ray.errors import SettingError
 from l2a_ray.prepare.segment.base import Planes
 from l2a_ray.prepare.store import StoredClip
@@ -193,7 +193,8 @@ def test_fame_finds_what_moves_by_its_colour_and_pastes_it_on_the_clip_as_it_is(
     path = np.zeros((40, 40), np.bool_)
     path[10:20, 4:23] = True
     assert mask[path].mean() == 1.0 and not mask[:6].any() and not mask[24:].any()
-    front, back = {"frames": frames}, {"frames": np.full_like(frames, 7)}
+    front: Parts = {"frames": frames}
+    back: Parts = {"frames": np.full_like(frames, 7)}
     result = mix(front, back, CompositeSettings(kind="fame", fame_share=0.15), np.random.default_rng(0))
     assert result.weight == 1
     np.testing.assert_array_equal(result.frames_THWC, np.where(mask[..., None], frames, 7))

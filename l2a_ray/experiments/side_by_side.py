@@ -30,7 +30,7 @@ from l2a_ray.pipeline.stage import Stage, definition
 from l2a_ray.runtime.cluster import Demand, Phase, copies, fits
 from l2a_ray.runtime.nodes import Node, living
 from l2a_ray.runtime.session import quieten
-from l2a_ray.storage.files import remove_folder
+from l2a_ray.storage.files import AnyPath, remove_folder
 from l2a_ray.storage.run import RunFolder
 
 logger = logging.getLogger(__name__)
@@ -69,7 +69,10 @@ class _Beside(RunFolder):
     def note(self, entries: Mapping[str, Any]) -> None:
         """Leave it to the command."""
 
-    settle = link = note
+    settle = note
+
+    def link(self, places: Mapping[str, AnyPath]) -> None:
+        """Leave it to the command."""
 
     def register(self) -> None:
         """Leave it to the command."""

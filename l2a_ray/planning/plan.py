@@ -93,7 +93,7 @@ def plan_parts(parts: Sequence[Part], folder: AnyPath) -> Plan:
             measured = list(pool.map(measure, chosen))
     finally:
         remove_folder(place)
-    plans = [_plan_part(part, *pair, count) for part, *pair in zip(parts, *measured, strict=True)]
+    plans = [_plan_part(part, first, second, count) for part, first, second in zip(parts, *measured, strict=True)]
     plan = _sum([one for own in plans for one in own], measured[-1][0])
     largest = max(range(len(parts)), key=lambda number: count.of(parts[number].pipeline).clips)
     settings, sample = parts[largest].pipeline.settings, measured[-1][largest]
