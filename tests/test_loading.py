@@ -190,8 +190,9 @@ def test_a_rooms_settings_are_read_without_its_tools() -> None:
 
 # --- the files that are shipped
 
-SHIPPED = sorted(CONFIGS.glob("*.yaml"))
-PARTS = sorted(path for path in CONFIGS.glob("*/*.yaml") if path.parent.name not in ("clusters", "tables"))
+SHIPPED = sorted([*CONFIGS.glob("*.yaml"), *CONFIGS.glob("fewshot/*.yaml")])
+OTHERS = {"clusters", "tables", "fewshot"}
+PARTS = sorted(path for path in CONFIGS.glob("*/*.yaml") if path.parent.name not in OTHERS)
 
 
 def leaves(given: dict[str, Any], prefix: str = "") -> dict[str, Any]:

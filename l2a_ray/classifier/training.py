@@ -151,8 +151,7 @@ def _check(runs: Sequence[TrainingRun], store: ClipStore, workers: WorkerSetting
     for run in runs:
         settings = run.settings
         check_workers(settings, workers)
-        data = read_data(store, run.pairs, settings, run.unlabelled, run.teacher)
-        first = data.real[0]
+        first = read_data(store, run.pairs, settings, run.unlabelled, run.teacher).real[0]
         seen = settings.network, settings.crop, settings.frame_sampling, settings.freeze
         if seen not in fits:
             _check_network(store, str(store.columns("id")["id"].iloc[first]), settings)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from l2a_ray.fewshot.backgrounds import Scores
+    from l2a_ray.planning.counts import Counts
     from l2a_ray.prepare.store import ClipStore
 
 
@@ -42,6 +43,9 @@ class FewshotPairs(Stage):
     @property
     def title(self) -> str:
         return f"{self.name}/{self.arm}-{self.seed}"
+
+    def size(self, counts: "Counts") -> float:
+        return counts.clips * self.depth
 
     def work(self, inputs: Inputs, out: AnyPath) -> None:
         from l2a_ray.fewshot.backgrounds import choose_backgrounds
@@ -86,6 +90,9 @@ class FewshotFeatures(Stage):
     def title(self) -> str:
         return self.name if self.pairs is None else f"{self.name}/{self.pairs.arm}-{self.pairs.seed}"
 
+    def size(self, counts: "Counts") -> float:
+        return counts.clips * self.crops * (1 if self.pairs is None else self.pairs.depth)
+
     def work(self, inputs: Inputs, out: AnyPath) -> None:
         import torch
 
@@ -125,6 +132,9 @@ class FewshotTrain(Stage):
     @property
     def title(self) -> str:
         return f"{self.name}/trx-{self.shot}shot-{self.seed}"
+
+    def size(self, counts: "Counts") -> float:
+        return self.trx.episodes
 
     def work(self, inputs: Inputs, out: AnyPath) -> None:
         import torch
@@ -170,6 +180,9 @@ class FewshotEvaluate(Stage):
     def title(self) -> str:
         added = "" if self.arm == "none" else f"-k{self.k}"
         return f"{self.name}/{self.learner}-{self.shot}shot-{self.arm}{added}-{self.seed}"
+
+    def size(self, counts: "Counts") -> float:
+        return self.episodes.count
 
     def work(self, inputs: Inputs, out: AnyPath) -> None:
         import safetensors.numpy
