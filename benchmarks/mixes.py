@@ -42,14 +42,16 @@ def main() -> None:
         front, back = (prepared(next(Path(folder).glob(f"videos/train/{name}/*.mp4"))) for name in ("kick", "jump"))
     names = ["learn2augment", *sorted(path.stem for path in CONFIGS.glob("*.yaml"))]
     figure = Figure(figsize=(4.6 * COLUMNS, 1.35 * -(-len(names) // COLUMNS)), layout="constrained")
-    for ax, name in zip(figure.subplots(-(-len(names) // COLUMNS), COLUMNS).flat, names, strict=True):
+    panels = figure.subplots(-(-len(names) // COLUMNS), COLUMNS).flatten()
+    for ax in panels:
+        ax.set_axis_off()
+    for ax, name in zip(panels, names, strict=False):  # the last row may not be full
         path = CONFIGS / f"{name}.yaml"
         settings = CompositeSettings(**(yaml.safe_load(path.read_text()) if path.is_file() else {}))
         mixed = mix(front.parts, back.parts, settings, np.random.default_rng(1))
         shown = np.linspace(0, len(mixed.frames_THWC) - 1, TIMES).astype(int)
         ax.imshow(np.concatenate([mixed.frames_THWC[t] for t in shown], axis=1), interpolation="lanczos")
         ax.set_title(f"{name}, λ = {mixed.weight:.2f}", fontsize=10)
-        ax.set_axis_off()
     figure.savefig(arguments.out, dpi=90)
 
 
