@@ -52,7 +52,7 @@ def main() -> None:
         shown = np.linspace(0, len(mixed.frames_THWC) - 1, TIMES).astype(int)
         ax.imshow(np.concatenate([mixed.frames_THWC[t] for t in shown], axis=1), interpolation="lanczos")
         ax.set_title(f"{name}, λ = {mixed.weight:.2f}", fontsize=10)
-    figure.savefig(arguments.out, dpi=90)
+    figure.savefig(arguments.out, dpi=80)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Small builders that several test files share. Imports no Ray: tests/test_no_ray.py runs them without it."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from l2a_ray.classifier.settings import NetworkSettings
 from l2a_ray.classifier.zoo import build_network
 from l2a_ray.composites.composite import CompositeSettings
 from l2a_ray.composites.loader import SampleLoader
+from l2a_ray.pairs.settings import EmbeddingSettings
 from l2a_ray.pairs.vectors import ClipVectors
 from l2a_ray.prepare.segment.base import Planes
 from l2a_ray.prepare.store import (
@@ -27,6 +29,7 @@ from l2a_ray.prepare.store import (
     write_clip,
     write_index,
 )
+from l2a_ray.selector.file import Selector
 from l2a_ray.selector.network import SelectorNetwork
 from l2a_ray.videos.generate import GenerateSettings
 
@@ -135,6 +138,22 @@ def small_problem(root: Path) -> Problem:
         small_vectors(store),
         pairs["id_f"].to_numpy(dtype=np.str_),
         pairs["id_b"].to_numpy(dtype=np.str_),
+    )
+
+
+def name_selector(network: Callable[[int], SelectorNetwork], crop: int) -> Selector:
+    """A Selector that sees agreement and name embeddings; `network` makes its network for a number of features."""
+    backbone = small_network()
+    return Selector(
+        network=network(backbone.feature_size + 1),
+        agreement=True,
+        encoding="name",
+        embedding=EmbeddingSettings(),
+        classes=None,
+        backbone=backbone.state_dict(),
+        backbone_settings=NETWORK,
+        backbone_classes=len(CLASSES),
+        crop=crop,
     )
 
 

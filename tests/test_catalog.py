@@ -49,6 +49,27 @@ def test_flat_folder_is_split_by_class_and_source(flat: Path) -> None:
     assert not any("share" in note for note in catalog.notes)
 
 
+def test_a_share_of_the_labels_is_drawn_by_class_and_source_and_the_other_parts_stay(flat: Path) -> None:
+    whole, kept, left_out = (
+        read(flat, 3, **changes)
+        for changes in ({}, {"labelled_share": 0.5, "unlabelled": "keep"}, {"labelled_share": 0.5})
+    )
+    counts = Counter((video.class_name, video.split) for video in kept.videos)
+    for name in kept.classes:  # of the 16 that are not for the test, half lose their labels; D_val is cut of the others
+        assert (counts[name, "unlabelled"], counts[name, "train"] + counts[name, "val"]) == (8, 8)
+        assert counts[name, "train"] and counts[name, "val"]
+    assert groups(kept, "test") == groups(whole, "test")
+    parts = [groups(kept, part) for part in get_args(Part)]
+    assert sum(map(len, parts)) == len(set.union(*parts)) == 10
+    assert left_out.videos == tuple(video for video in kept.videos if video.split != "unlabelled")
+    assert "training clips left out as unlabelled (data.labelled_share): 16" in left_out.notes
+
+
+def test_a_class_keeps_a_label_however_small_the_share(flat: Path) -> None:
+    counts = Counter((video.class_name, video.split) for video in read(flat, labelled_share=0.01).videos)
+    assert all(counts[name, "train"] for name in ("run", "jump"))
+
+
 def test_split_depends_on_the_seed_and_ids_on_the_path_below_the_root(flat: Path, tmp_path: Path) -> None:
     shutil.copytree(flat, tmp_path / "elsewhere")
     here, away, other = read(flat, 3), read(tmp_path / "elsewhere", 3), read(flat, 4)

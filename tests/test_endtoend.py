@@ -246,6 +246,28 @@ def test_where_the_reward_means_nothing_random_pairs_stand_in_for_the_selected(h
         assert not kept.equals(best) and json.loads((chosen / "summary.json").read_text())["by_chance"]
 
 
+def test_clips_without_labels_are_learned_by_the_methods_that_can(house: House) -> None:
+    arms = {
+        "supervised": {"pairs": "none"},
+        "fixmatch": {"pairs": "none", "method": "fixmatch", "semi": {"mu": 1, "threshold": 0.2}},
+        "videossl": {"pairs": "none", "method": "videossl"},
+    }
+    few = {"name": "semi", "seeds": [0], "arms": arms, "data.labelled_share": 0.5}
+    # Each clip is there; the teacher is asked for the one arm that learns its opinions.
+    assert house.makes("train", **few, **{"data.unlabelled": "keep"}) == {"prepare": 1, "teach": 1, "train": 3}
+    pipeline = house.pipeline(**few, **{"data.unlabelled": "keep"})
+    histories = {arm: pd.read_parquet(house.result(pipeline.train(arm, 0)) / "history.parquet") for arm in arms}
+    assert "kept_share" not in histories["supervised"] and histories["fixmatch"]["kept_share"].gt(0).any()
+    # To a method that learns from labels alone it is the same whether the other clips are there.
+    alone = few | {"name": "few", "arms": {"supervised": arms["supervised"]}}
+    assert house.makes("train", **alone) == {"prepare": 1, "train": 1}
+    weights = [
+        (house.result(made.train("supervised", 0)) / "model.safetensors").read_bytes()
+        for made in (pipeline, house.pipeline(**alone))
+    ]
+    assert weights[0] == weights[1]
+
+
 def test_pairs_may_come_from_anywhere(house: House) -> None:
     pairs = house.result(house.pipeline().select(0)) / "selected.parquet"
     arms = {

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from helpers import CROP, NETWORK, SMALL_VIDEOS, small_network, small_store
+from helpers import CROP, NETWORK, SMALL_VIDEOS, name_selector, small_store
 from numpy.typing import NDArray
 
 from l2a_ray.classifier.network import Network
@@ -411,18 +411,7 @@ def embed(names: Sequence[str], settings: EmbeddingSettings) -> NDArray[np.float
 
 def small_selector(crop: int) -> Selector:
     """Return an untrained one that sees agreement, and name embeddings of two numbers."""
-    backbone = small_network()
-    return Selector(
-        network=SelectorNetwork(backbone.feature_size + 1, 2, hidden=(16, 8)),
-        agreement=True,
-        encoding="name",
-        embedding=EmbeddingSettings(),
-        classes=None,
-        backbone=backbone.state_dict(),
-        backbone_settings=NETWORK,
-        backbone_classes=3,
-        crop=crop,
-    )
+    return name_selector(lambda features: SelectorNetwork(features, 2, hidden=(16, 8)), crop)
 
 
 def test_a_selector_is_told_nothing_of_other_novel_clips(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """The setting `data.limit`: a small data set of the same kind."""
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,8 @@ from test_pipeline import settings
 
 from l2a_ray.errors import SettingError
 from l2a_ray.pipeline.build import Pipeline
-from l2a_ray.videos.catalog import Catalog, read_catalog
+from l2a_ray.videos.catalog import Catalog, _draw_some, read_catalog
+from l2a_ray.videos.layouts import Found
 from l2a_ray.videos.settings import DataSettings
 
 SIZES = {"run": 12, "jump": 4}
@@ -47,6 +49,18 @@ def test_each_class_and_part_has_at_most_so_many_clips(root: Path) -> None:
 def test_clips_are_of_the_parts_that_all_clips_are_of_and_a_larger_limit_keeps_them(root: Path) -> None:
     some, more, every = (parts(read(root, limit)) for limit in (2, 4, None))
     assert some.items() < more.items() < every.items()
+
+
+def test_of_clips_without_labels_no_class_is_counted(root: Path) -> None:
+    """Of `run` there are three times as many, and that is what they are drawn by."""
+    about = DataSettings(root=str(root), val_fraction=0.25, limit=2, labelled_share=0.3)
+    without, kept = read_catalog(about), read_catalog(replace(about, unlabelled="keep"))
+    hidden = [video for video in kept.videos if video.split == "unlabelled"]
+    assert len(hidden) == 2 * len(SIZES) and parts(without).items() < parts(kept).items()
+    renamed = {"run": "jump", "jump": "run"}
+    other = [Found(v.path, renamed[v.class_name], "unlabelled", v.group) for v in hidden]
+    mine = [Found(v.path, v.class_name, "unlabelled", v.group) for v in hidden]
+    assert [clip.path for clip in _draw_some(mine, 1, 0)] == [clip.path for clip in _draw_some(other, 1, 0)]
 
 
 def test_they_are_drawn_by_the_seed(root: Path) -> None:

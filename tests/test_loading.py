@@ -190,8 +190,8 @@ def test_a_rooms_settings_are_read_without_its_tools() -> None:
 
 # --- the files that are shipped
 
-SHIPPED = sorted([*CONFIGS.glob("*.yaml"), *CONFIGS.glob("fewshot/*.yaml")])
-OTHERS = {"clusters", "tables", "fewshot"}
+SHIPPED = sorted([*CONFIGS.glob("*.yaml"), *CONFIGS.glob("fewshot/*.yaml"), *CONFIGS.glob("semi/*.yaml")])
+OTHERS = {"clusters", "tables", "fewshot", "semi"}
 PARTS = sorted(path for path in CONFIGS.glob("*/*.yaml") if path.parent.name not in OTHERS)
 
 
@@ -204,9 +204,9 @@ def leaves(given: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def value_of(settings: Any, name: str) -> Any:
-    """Return a setting by its dotted name; lists in place of tuples, as YAML has them."""
+    """Return a setting by its dotted name, None where there is none; lists in place of tuples, as YAML has them."""
     for part in name.split("."):
-        settings = settings.get(part) if isinstance(settings, dict) else getattr(settings, part)
+        settings = settings.get(part) if isinstance(settings, dict) else getattr(settings, part, None)
     return list(settings) if isinstance(settings, tuple) else settings
 
 

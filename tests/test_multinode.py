@@ -8,7 +8,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -23,17 +25,26 @@ CLIPS = "clips/*/*/*.safetensors"
 
 
 # One CPU a node: the classifier's worker has one node, its samples are made on another, and env runners have one each.
-@pytest.fixture
-def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
-    """A head without CPUs, as in cluster.yaml, and three workers of one CPU."""
+@contextmanager
+def nodes(count: int, **resources: Any) -> Iterator[Cluster]:
+    """A head without CPUs, as in cluster.yaml, and some workers."""
     # Ray notes the newest cluster of a machine there, which other sessions must not take for theirs.
-    with tempfile.TemporaryDirectory(prefix="l2a", ignore_cleanup_errors=True) as folder:
-        monkeypatch.setenv("RAY_TMPDIR", folder)
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        tempfile.TemporaryDirectory("", "l2a", ignore_cleanup_errors=True) as at,
+    ):
+        patch.setenv("RAY_TMPDIR", at)
         made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
-        for _ in range(3):
-            made.add_node(num_cpus=1)
+        for _ in range(count):
+            made.add_node(**resources)
         yield made
         made.shutdown()  # type: ignore[no-untyped-call]
+
+
+@pytest.fixture
+def cluster() -> Iterator[Cluster]:
+    with nodes(3, num_cpus=1) as made:
+        yield made
 
 
 def start(folder: Path, name: str, address: str | None) -> subprocess.Popen[bytes]:
@@ -88,15 +99,10 @@ def test_a_run_on_nodes_that_go_away_ends_as_one_on_a_single_machine(tmp_path: P
 
 
 @pytest.fixture
-def gpus(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
-    """A head without CPUs and four workers with a made-up GPU each."""
-    with tempfile.TemporaryDirectory(prefix="l2a", ignore_cleanup_errors=True) as folder:
-        monkeypatch.setenv("RAY_TMPDIR", folder)
-        made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
-        for _ in range(4):
-            made.add_node(num_cpus=2, num_gpus=1)
+def gpus() -> Iterator[Cluster]:
+    """The GPUs are made up."""
+    with nodes(4, num_cpus=2, num_gpus=1) as made:
         yield made
-        made.shutdown()  # type: ignore[no-untyped-call]
 
 
 def start_table(folder: Path, name: str, address: str, *options: str) -> subprocess.Popen[bytes]:
@@ -125,7 +131,7 @@ def test_four_cells_train_at_a_time_and_come_to_what_they_come_to_one_after_the_
         "base": "run.yaml",
         "over": {"seed": [0, 1]},
         "common": {"workers": {"gpus": 1}},
-        "rows": {"random": {"arm": "random"}, "selected": {"arm": "selected"}},
+        "rows": {"real": {"arm": "real"}, "random": {"arm": "random"}},  # none waits for a Selector
     }
     (tmp_path / "small.yaml").write_text(yaml.safe_dump(table))
     log, store = tmp_path / "beside.log", tmp_path / "beside" / "store"

@@ -49,7 +49,7 @@ def lay_out(root: Path, clips: list[ListedClip], ending: str = ".avi") -> None:
 
 def few(name: str, classes: int, each: int, **choice: float) -> list[ListedClip]:
     """Return some training and as many test clips of the first classes of a list."""
-    listed, _ = read_list(name, 1, choice.get("labelled_share", 1))
+    listed = read_list(name, 1, choice.get("labelled_share", 1))
     chosen = sorted({clip.class_name for clip in listed})[:classes]
     by_part = (
         [c for c in listed if (c.class_name, c.part) == (k, p)][:each] for k in chosen for p in ("train", "test")
@@ -59,8 +59,8 @@ def few(name: str, classes: int, each: int, **choice: float) -> list[ListedClip]
 
 @pytest.mark.parametrize(("name", "split", "train", "test", "classes"), OFFICIAL)
 def test_lists_are_as_published(name: str, split: int, train: int, test: int, classes: int) -> None:
-    listed, unlabelled = read_list(name, split, 1)
-    assert (counts(listed), unlabelled) == (Counter(train=train, test=test), 0)
+    listed = read_list(name, split, 1)
+    assert counts(listed) == Counter(train=train, test=test)
     assert len({clip.class_name for clip in listed}) == classes
     assert len({SETS[name].key(clip.name) for clip in listed}) == train + test, "names tell all clips apart"
 
@@ -68,16 +68,17 @@ def test_lists_are_as_published(name: str, split: int, train: int, test: int, cl
 @pytest.mark.parametrize(("name", "shares", "whole"), LABELLED)
 def test_labelled_shares_are_as_published(name: str, shares: dict[float, int], whole: int) -> None:
     assert SETS[name].shares == tuple(shares)
-    tests = {clip for clip in read_list(name, 1, 1)[0] if clip.part == "test"}
+    tests = {clip for clip in read_list(name, 1, 1) if clip.part == "test"}
     for share, labelled in shares.items():
-        listed, unlabelled = read_list(name, 1, share)
-        assert counts(listed)["train"] == labelled and labelled + unlabelled == whole
+        listed = read_list(name, 1, share)
+        parts = counts(listed)
+        assert parts["train"] == labelled and labelled + parts["unlabelled"] == whole
         assert {clip for clip in listed if clip.part == "test"} == tests
         assert abs(labelled / whole - share) < 0.001
 
 
 def test_kinetics_100_is_a_part_of_kinetics_400() -> None:
-    whole, part = (read_list(f"kinetics{n}", 1, 1)[0] for n in (400, 100))
+    whole, part = (read_list(f"kinetics{n}", 1, 1) for n in (400, 100))
     assert {clip for clip in part if clip.part == "test"} < set(whole)
     assert not {kinetics_id(c.name) for c in part if c.part == "train"} & {kinetics_id(c.name) for c in whole}
 
@@ -86,7 +87,7 @@ def test_kinetics_100_is_a_part_of_kinetics_400() -> None:
 def ucf(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """All of UCF101, as its archive unpacks."""
     root = tmp_path_factory.mktemp("ucf")
-    lay_out(root / "UCF-101", read_list("ucf101", 1, 1)[0])
+    lay_out(root / "UCF-101", read_list("ucf101", 1, 1))
     return root
 
 
@@ -113,12 +114,23 @@ def test_class_without_a_labelled_clip_is_left_out_and_small_ones_stay_whole(ucf
     assert trained == set(catalog.classes)
 
 
+def test_clips_without_labels_are_kept_if_asked_and_their_sources_told(ucf: Path) -> None:
+    left_out, kept = (
+        read(ucf, layout="ucf101", labelled_share=0.05, unlabelled=each) for each in ("leave_out", "keep")
+    )
+    labelled = [video for video in kept.videos if video.split != "unlabelled"]
+    assert tuple(labelled) == left_out.videos, "what has a label is split as ever"
+    others = {video.class_name for video in kept.videos if video.split == "unlabelled"}
+    assert others == set(kept.classes) and "left out as unlabelled" not in "\n".join(kept.notes)
+    assert "parts share" in "\n".join(kept.notes), "labelled and unlabelled clips of one source are a leak of the lists"
+
+
 def test_hmdb51_labelled_lists_share_sources_with_the_test_part(tmp_path: Path) -> None:
     """The clips that VideoSSL adds to the official training part are cut from videos of the test part."""
-    lay_out(tmp_path, read_list("hmdb51", 1, 0.4)[0])
+    lay_out(tmp_path, read_list("hmdb51", 1, 0.4))
     notes = [note for note in read(tmp_path, layout="hmdb51", labelled_share=0.4).notes if "within a class" in note]
     assert len(notes) == 1 and "the published test and train parts share" in notes[0]
-    lay_out(tmp_path, read_list("hmdb51", 1, 1)[0])
+    lay_out(tmp_path, read_list("hmdb51", 1, 1))
     assert not any("within a class" in note for note in read(tmp_path, layout="hmdb51").notes)
 
 
@@ -128,7 +140,7 @@ def test_missing_clips_are_counted_and_named(tmp_path: Path) -> None:
     touch(tmp_path, "brush_hair/home_made.mp4", "brush_hair/notes.txt", f"copies/{clips[0].name}.mp4")
     catalog = read(tmp_path, layout="hmdb51")
     assert len(catalog.classes) == 3 and len(catalog.videos) == 60
-    assert set(catalog.missing) == set(read_list("hmdb51", 1, 1)[0]) - set(clips)
+    assert set(catalog.missing) == set(read_list("hmdb51", 1, 1)) - set(clips)
     text = "\n".join(catalog.notes)
     assert "that are there: 60 of 5100 (1.2%); the first that is not is brush_hair/" in text
     assert "not in the list of this split: 1" in text and "another file was taken for: 1" in text
@@ -158,7 +170,7 @@ def test_kinetics_is_found_by_its_ids(tmp_path: Path, ranged: bool, pattern: str
 
 def kinetics_400(root: Path) -> list[ListedClip]:
     """Two classes with odd names: 3 test clips each, and 4 training clips that no list names."""
-    listed, _ = read_list("kinetics400", 1, 1)
+    listed = read_list("kinetics400", 1, 1)
     names = ("passing American football (not in game)", "massaging person's head")
     tests = [clip for name in names for clip in [c for c in listed if c.class_name == name][:3]]
     touch(root, *(f"val/{clip.class_name}/{clip.name}.mp4" for clip in tests))
@@ -227,7 +239,9 @@ def test_the_wrong_folder_is_told_so(tmp_path: Path) -> None:
             r"^labelled_share=0\.3: must be 0\.05, 0\.1, 0\.2, 0\.5, 1 for",
         ),
         ({"layout": "ucf101", "split": 2, "labelled_share": 0.5}, r"must be 1 for split 2 of ucf101"),
-        ({"layout": "folder", "labelled_share": 0.5}, r"must be 1 for split 1 of folder"),
+        ({"layout": "kinetics400", "labelled_share": 0.5}, r"must be 1 for split 1 of kinetics400"),
+        ({"layout": "folder", "labelled_share": 0.0}, r"^labelled_share=0\.0: must be above 0"),
+        ({"layout": "jhmdb", "labelled_share": 1.5}, r"^labelled_share=1\.5: must be "),
     ],
 )
 def test_impossible_choices(settings: dict[str, object], message: str) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import CROP, NETWORK, small_network, small_store
+from helpers import CROP, NETWORK, name_selector, small_network, small_store
 
 from l2a_ray.classifier.network import save_network
 from l2a_ray.classifier.settings import NetworkSettings
@@ -34,22 +34,15 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> ClipStore:
 
 @pytest.fixture(scope="module")
 def selector() -> Selector:
-    backbone = small_network()
     labels = label_vectors(TRAINED, "name", EmbeddingSettings())
-    torch.manual_seed(1)
-    network = SelectorNetwork(backbone.feature_size + 1, labels.shape[1], (16, 8))
-    network.standardise(np.random.default_rng(0).normal(size=(20, network.feature_size)).astype(np.float32))
-    return Selector(
-        network=network,
-        agreement=True,
-        encoding="name",
-        embedding=EmbeddingSettings(),
-        classes=None,
-        backbone=backbone.state_dict(),
-        backbone_settings=NETWORK,
-        backbone_classes=3,
-        crop=CROP,
-    )
+
+    def network(features: int) -> SelectorNetwork:
+        torch.manual_seed(1)
+        made = SelectorNetwork(features, labels.shape[1], (16, 8))
+        made.standardise(np.random.default_rng(0).normal(size=(20, features)).astype(np.float32))
+        return made
+
+    return name_selector(network, CROP)
 
 
 def test_pairs_of_other_classes_are_scored_after_loading(selector: Selector, store: ClipStore, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Clips without labels on their way from the store to a trained classifier: no label of theirs is looked at."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
@@ -25,9 +26,10 @@ from l2a_ray.composites.composite import CompositeSettings
 from l2a_ray.composites.loader import SampleLoader
 from l2a_ray.composites.schedule import COMPOSITES, REAL, UNLABELLED, Schedule, Stacked, stack
 from l2a_ray.composites.views import _times
-from l2a_ray.errors import LeakError, StageError, StorageError
-from l2a_ray.pairs.labels import NONE, Labels
+from l2a_ray.errors import LeakError, StageError
+from l2a_ray.pairs.labels import Labels
 from l2a_ray.prepare.store import ClipStore, write_index
+from l2a_ray.videos.splits import Role, refuse_others
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:ray.data")
 
@@ -43,18 +45,26 @@ SETTINGS = ClassifierSettings(
 )
 
 
+def relabelled(store: ClipStore, root: Path, change: Callable[[pd.DataFrame], pd.DataFrame]) -> ClipStore:
+    """The same clips in a store whose index is another."""
+    write_index(root, store.clips, store.classes, change(store.index), store.failed)
+    return ClipStore(root)
+
+
+def hide(index: pd.DataFrame) -> pd.DataFrame:
+    """Take their labels from all training clips but six."""
+    hidden = index.loc[index["split"] == "train", "id"].iloc[6:]
+    return index.assign(split=index["split"].mask(index["id"].isin(hidden), "unlabelled"))
+
+
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> ClipStore:
+def whole(tmp_path_factory: pytest.TempPathFactory) -> ClipStore:
     return make_store(tmp_path_factory.mktemp("store"), 24)
 
 
 @pytest.fixture(scope="module")
-def hidden(store: ClipStore) -> Path:
-    """All training clips but six, with their true labels."""
-    table = store.rows("train").iloc[6:]
-    path = Path(str(store.root)) / "hidden.parquet"
-    table.iloc[::-1].rename(columns={"label": "truth"})[["id", "truth"]].to_parquet(path)
-    return path
+def store(whole: ClipStore, tmp_path_factory: pytest.TempPathFactory) -> ClipStore:
+    return relabelled(whole, tmp_path_factory.mktemp("hidden"), hide)
 
 
 @pytest.fixture(scope="module")
@@ -79,30 +89,34 @@ def drawn(store: ClipStore, data: TrainingData, settings: ClassifierSettings) ->
     return stack(SampleLoader(store, CompositeSettings(), settings.crop, labels), plan, plan.batch(0), settings.augment)
 
 
-def test_hidden_clips_are_read_apart_and_those_of_other_parts_refused(
-    store: ClipStore, hidden: Path, teacher: Path, tmp_path: Path
-) -> None:
+def test_hidden_clips_are_read_apart(whole: ClipStore, store: ClipStore, teacher: Path) -> None:
     table = store.columns("id", "label", "split")
-    data = read_data(store, None, SETTINGS, str(hidden), str(teacher))
-    assert len(data.real) == 6 and len(data.unlabelled) == 12 and not set(data.real) & set(data.unlabelled)
+    data = read_data(store, None, SETTINGS, str(teacher))
+    assert table["split"].iloc[data.real].eq("train").all() and len(data.real) == 6
+    assert table["split"].iloc[data.unlabelled].eq("unlabelled").all() and len(data.unlabelled) == 12
     assert data.truth.tolist() == table["label"].iloc[data.unlabelled].tolist()
-    for split, error in (("train", StageError), ("test", LeakError)):
-        pd.DataFrame({"id": table.loc[table["split"] == split, "id"]}).to_parquet(tmp_path / "wrong.parquet")
-        with pytest.raises(error, match=r"wrong\.parquet"):
-            read_data(store, None, SETTINGS, str(tmp_path / "wrong.parquet"), str(teacher))
-    with pytest.raises(StageError, match="method actorcut learns from clips without labels, and there are none"):
-        read_data(store, None, SETTINGS, teacher=str(teacher))
+    with pytest.raises(StageError, match=r"actorcut learns from clips without labels, .* data\.unlabelled=keep"):
+        read_data(whole, None, SETTINGS, str(teacher))
     with pytest.raises(StageError, match="method supervised with distill=1 needs a teacher"):
-        read_data(store, None, replace(SETTINGS, method="supervised"), str(hidden))
-    (tmp_path / "no.parquet").write_bytes(b"no table")
-    with pytest.raises(StorageError, match=r"no\.parquet: no table of clips"):
-        read_data(store, None, SETTINGS, str(tmp_path / "no.parquet"), str(teacher))
+        read_data(store, None, replace(SETTINGS, method="supervised"))
 
 
-def test_unlabelled_samples_show_no_label_and_their_boxes_follow_crop_and_flip(
-    store: ClipStore, hidden: Path, teacher: Path
-) -> None:
-    data = read_data(store, None, SETTINGS, str(hidden), str(teacher))
+def test_nothing_else_may_look_at_them(store: ClipStore, tmp_path: Path) -> None:
+    index = store.columns("id", "split")
+    ids = index.loc[index["split"] == "unlabelled", "id"]
+    roles: tuple[Role, ...] = ("train", "pair", "validate", "test")
+    for role in roles:
+        with pytest.raises(LeakError, match="an unlabelled clip"):
+            refuse_others(ids, index, role, "this")
+    pd.DataFrame({"foreground": ids.iloc[:1], "background": ids.iloc[1:2].to_numpy()}).to_parquet(
+        tmp_path / "p.parquet"
+    )
+    with pytest.raises(LeakError):
+        read_data(store, str(tmp_path / "p.parquet"), replace(SETTINGS, method="supervised", distill=0.0))
+
+
+def test_unlabelled_samples_show_no_label_and_their_boxes_follow_crop_and_flip(store: ClipStore, teacher: Path) -> None:
+    data = read_data(store, None, SETTINGS, str(teacher))
     found = drawn(store, data, replace(SETTINGS, semi=SemiSettings(mu=2.0)))
     mine = found.streams == UNLABELLED
     assert mine.sum() == 2 * 12 and (found.streams == REAL).sum() == 6
@@ -116,8 +130,8 @@ def test_unlabelled_samples_show_no_label_and_their_boxes_follow_crop_and_flip(
     assert other.boxes is None
 
 
-def test_a_hidden_clip_in_a_pair_is_found_out(store: ClipStore, hidden: Path, teacher: Path) -> None:
-    data = read_data(store, None, SETTINGS, str(hidden), str(teacher))
+def test_a_hidden_clip_in_a_pair_is_found_out(store: ClipStore, teacher: Path) -> None:
+    data = read_data(store, None, SETTINGS, str(teacher))
     pairs = np.stack([data.real, data.unlabelled[: len(data.real)]], axis=1)
     settings = replace(SETTINGS, method="supervised", distill=0.0, composite_mode="add", composite_share=1.0)
     with pytest.raises(StageError, match="has no label"):
@@ -149,21 +163,19 @@ class Stops(ActorCut):
 
 @pytest.mark.ray
 def test_training_never_looks_at_a_hidden_label_and_survives_a_stop(
-    store: ClipStore, hidden: Path, teacher: Path, session: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    store: ClipStore, teacher: Path, session: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     from test_training import HERE, make_run, train
 
     from l2a_ray.classifier import worker
 
     monkeypatch.setattr(worker, "METHODS", {"actorcut": Stops})
-    known = store.rows("train")["id"].iloc[:6]
+    known = store.rows("train")["id"]
     pairs = tmp_path / "pairs.parquet"
     pd.DataFrame({"foreground": known, "background": np.roll(known, 1)}).to_parquet(pairs)
 
-    def trained(
-        name: str, hidden: Path, store: ClipStore, stop: int | None = None
-    ) -> tuple[dict[str, Tensor], pd.DataFrame]:
-        run = replace(make_run(tmp_path / name, str(pairs), SETTINGS), unlabelled=str(hidden), teacher=str(teacher))
+    def trained(name: str, store: ClipStore, stop: int | None = None) -> tuple[dict[str, Tensor], pd.DataFrame]:
+        run = replace(make_run(tmp_path / name, str(pairs), SETTINGS), teacher=str(teacher))
         if stop is not None:
             Stops.stops.append(stop)
             with pytest.raises(StageError, match="stopped"):
@@ -176,16 +188,16 @@ def test_training_never_looks_at_a_hidden_label_and_survives_a_stop(
         assert not torch.equal(weights[0]["head.weight"], weights[1]["head.weight"])
         return weights[0], pd.read_parquet(str(run.folder / "history.parquet"))
 
-    once, history = trained("once", hidden, store)
+    once, history = trained("once", store)
     assert (history["kept_share"] == 1).all() and history["kept_precision"].between(0, 1).all()
     for streams, said in Stops.said:
         assert set(streams) == {REAL, COMPOSITES, UNLABELLED}
         assert (said.sum(axis=1) == (streams != COMPOSITES)).all()
-    # The same clips in a store that tells no label of those that are hidden, other truths of them, and a stop.
-    index, table = store.index, pd.read_parquet(hidden)
-    index.loc[index["id"].isin(table["id"]), "label"] = NONE
-    table.assign(truth=(table["truth"] + 1) % 3).to_parquet(tmp_path / "wrong.parquet")
-    write_index(tmp_path / "other", store.clips, store.classes, index, store.failed)
-    twice, other = trained("twice", tmp_path / "wrong.parquet", ClipStore(tmp_path / "other"), stop=2)
+
+    def shuffled(index: pd.DataFrame) -> pd.DataFrame:
+        hidden = index["split"] == "unlabelled"
+        return index.assign(label=index["label"].mask(hidden, (index["label"] + 1) % 3))
+
+    twice, other = trained("twice", relabelled(store, tmp_path / "other", shuffled), stop=2)
     assert (history["kept_precision"] + other["kept_precision"] <= 1).all(), "it is measured by the truth that is given"
     assert all(torch.equal(once[name], twice[name]) for name in once)

@@ -14,11 +14,10 @@ from numpy.typing import NDArray
 
 from l2a_ray.classifier.semi import SEMI
 from l2a_ray.classifier.settings import ClassifierSettings
-from l2a_ray.errors import StageError, StorageError
-from l2a_ray.pairs.labels import NONE
+from l2a_ray.errors import StageError
 from l2a_ray.prepare.store import ClipStore
-from l2a_ray.storage.files import AnyPath, as_path, open_parquet, read_group, read_table
-from l2a_ray.videos.splits import refuse_others
+from l2a_ray.storage.files import AnyPath, as_path, open_parquet, read_group
+from l2a_ray.videos.splits import may, refuse_others
 
 
 def _none() -> NDArray[np.int32]:
@@ -33,7 +32,7 @@ class TrainingData:
         ids: of all clips of the store, bytes (N,).
         real: rows of the real training clips, int32.
         pairs: rows of foreground and background, int32 (P, 2); None: there are no pairs.
-        unlabelled: rows of the real training clips whose labels no method may see, int32, none of them in ``real``.
+        unlabelled: rows of the clips whose labels no method may see, int32, none of them in ``real``.
         truth: true labels of ``unlabelled`` where they are known, int32, else -1: for figures alone, and no loss.
         teacher_classes: number of classes that a teacher has told of each real clip; None: there is no teacher.
     """
@@ -50,7 +49,6 @@ def read_data(
     store: ClipStore,
     pairs: str | None,
     settings: ClassifierSettings,
-    unlabelled: str | None = None,
     teacher: str | None = None,
 ) -> TrainingData:
     """Read what a classifier is trained on.
@@ -59,53 +57,35 @@ def read_data(
         store: the prepared clips.
         pairs: a parquet file with the pairs to composite (columns foreground, background), or None.
         settings: ``train_on`` says which parts are learned.
-        unlabelled: a parquet file with the training clips (column id) whose labels are not to be seen and, for figures,
-            their true labels (column truth; -1: unknown), or None.
         teacher: folder of a teacher's probabilities, or None.
 
     Raises:
-        LeakError: a clip of a pair is not one that may be paired, or one without label no training clip.
-        StageError: there are no training clips, none with a label, no pairs in the table, or the method needs clips
-            without labels or a teacher, and there are none.
-        StorageError: a file cannot be read.
+        LeakError: a clip of a pair is not one that may be paired.
+        StageError: there are no training clips, no pairs in the table, or the method needs clips without labels or a
+            teacher, and there are none.
     """
-    index = store.columns("id", "split")
+    index = store.columns("id", "split", "label")
     real = np.flatnonzero(index["split"].isin(settings.train_on.split("+"))).astype(np.int32)
     if not len(real):
         raise StageError(f"{store.root}: no clip of the training split was prepared; its failed.parquet says why")
     refuse_others(index["id"].iloc[real], index, "train", "the training")
     found = None if pairs is None else _read_pairs(as_path(pairs), index)
-    rows, truth = (_none(), _none()) if unlabelled is None else _read_unlabelled(as_path(unlabelled), index)
-    labelled = np.setdiff1d(real, rows)
-    if not len(labelled):
-        raise StageError(f"{unlabelled}: names all training clips, so none is left with a label. Leave some out")
+    rows = np.flatnonzero(may(index["split"], "unlabelled")).astype(np.int32)
     if settings.method in SEMI and not len(rows):
         reason = f"method {settings.method} learns from clips without labels, and there are none"
-        raise StageError(f"{reason}. Leave some clips unlabelled, or train with method supervised")
+        raise StageError(f"{reason}. Set data.labelled_share below 1 and data.unlabelled=keep, or train supervised")
     if settings.numbers.distill and teacher is None:
         reason = f"method {settings.method} with distill={settings.numbers.distill:g} needs a teacher's opinions"
         raise StageError(f"{reason}, and there are none. Run `l2a teach`, or set distill to 0")
     classes = None if teacher is None else _teacher_classes(teacher)
-    return TrainingData(index["id"].to_numpy().astype(np.bytes_), labelled, found, rows, truth, classes)
+    truth = index["label"].to_numpy(np.int32)[rows]
+    return TrainingData(index["id"].to_numpy().astype(np.bytes_), real, found, rows, truth, classes)
 
 
 def _teacher_classes(folder: str) -> int:
     from l2a_ray.classifier.teacher import Teacher  # brings PyTorch and timm
 
     return Teacher(as_path(folder)).classes
-
-
-def _read_unlabelled(path: AnyPath, index: pd.DataFrame) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """Read a table of clips without labels as rows of the index, in their order, and their true labels."""
-    try:
-        table = read_table(path).drop_duplicates("id")
-    except (OSError, KeyError, pa.ArrowException) as error:
-        raise StorageError(f"{path}: no table of clips, with a column id ({error}). Make it again") from error
-    refuse_others(table["id"], index, "train", str(path))
-    rows = pd.Index(index["id"]).get_indexer(pd.Index(table["id"])).astype(np.int32)
-    truth = table["truth"].to_numpy(np.int32) if "truth" in table else np.full(len(rows), NONE, np.int32)
-    order = np.argsort(rows)
-    return rows[order], truth[order]
 
 
 def _read_pairs(path: AnyPath, index: pd.DataFrame) -> NDArray[np.int32]:

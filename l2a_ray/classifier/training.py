@@ -74,7 +74,6 @@ def _absolute(run: TrainingRun) -> TrainingRun:
         run,
         folder=run.folder.absolute(),
         pairs=_whole(run.pairs),
-        unlabelled=_whole(run.unlabelled),
         teacher=_whole(run.teacher),
         settings=dataclasses.replace(run.settings, network=run.settings.network.with_absolute_paths()),
     )
@@ -151,7 +150,7 @@ def _check(runs: Sequence[TrainingRun], store: ClipStore, workers: WorkerSetting
     for run in runs:
         settings = run.settings
         check_workers(settings, workers)
-        first = read_data(store, run.pairs, settings, run.unlabelled, run.teacher).real[0]
+        first = read_data(store, run.pairs, settings, run.teacher).real[0]
         seen = settings.network, settings.crop, settings.frame_sampling, settings.freeze
         if seen not in fits:
             _check_network(store, str(store.columns("id")["id"].iloc[first]), settings)

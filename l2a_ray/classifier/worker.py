@@ -10,6 +10,7 @@ have no fixed order, other last bits.
 import functools
 import io
 import json
+import logging
 import math
 import time
 from collections.abc import Callable, Generator
@@ -51,6 +52,8 @@ from l2a_ray.runtime.session import raise_cause
 from l2a_ray.runtime.telemetry import count, show
 from l2a_ray.storage.files import AnyPath, header_metadata, read_bytes, write_bytes
 
+logger = logging.getLogger(__name__)
+
 Feed = Callable[[int, int, int, int], Generator[Stacked, None, None]]
 MODEL, HISTORY, CHECKPOINT = "model.safetensors", "history.parquet", "checkpoint.safetensors"
 STUDENT = "student.safetensors"
@@ -67,7 +70,6 @@ class TrainingRun:
         pairs: a parquet file with the pairs to composite (columns foreground, background), or None for real clips only.
         composite: how pairs are composited and labelled.
         settings: what it is and how it is trained.
-        unlabelled: a parquet file with the training clips whose labels are not to be seen (``read_data``), or None.
         teacher: folder of a teacher's probabilities (:mod:`l2a_ray.classifier.teacher`), or None.
     """
 
@@ -77,7 +79,6 @@ class TrainingRun:
     pairs: str | None
     composite: CompositeSettings
     settings: ClassifierSettings
-    unlabelled: str | None = None
     teacher: str | None = None
 
     @property
@@ -145,10 +146,13 @@ class _Training:
         self.network.freeze(self.settings.freeze)
         if self.workers > 1:
             synchronise(self.network, gpu=job.workers.gpus > 0)
-        self.device = ray.train.torch.get_device()
+        # Ray shows a node's workers all GPUs of the node, and says which is whose; GPUs that are made up say nothing.
+        self.device = ray.train.torch.get_device() if torch.cuda.is_available() else torch.device("cpu")
+        if job.workers.gpus and self.device.type == "cpu":
+            logger.warning("%s: workers.gpus reserves a GPU, and PyTorch sees none: trained on the CPU", run.name)
         self.network.to(self.device)  # before there is an optimiser
         self.method = METHODS[self.settings.method](self.settings, self.network)
-        data = read_data(store, run.pairs, self.settings, run.unlabelled, run.teacher)
+        data = read_data(store, run.pairs, self.settings, run.teacher)
         self.schedule = Schedule(
             data.ids, tuple(self.method.streams(data)), self.settings.batch_size, run.seed, self.settings.looks
         )
@@ -171,7 +175,7 @@ class _Training:
             self.feed = FrozenFeed(self.network, self.settings.network, self.source, kept)
         learner = self.method.learner(self.network, data, known)
         self.optimizer = make_optimizer(self.network, self.settings)
-        self.model = ray.train.torch.prepare_model(learner)  # wraps it for several workers
+        self.model = ray.train.torch.prepare_model(learner, move_to_device=self.device)  # wraps it for several workers
         self.tally = torch.zeros(4, dtype=torch.int64)  # guesses of an epoch: all, kept, with a known truth, right
         self.total_steps = self.settings.epochs * self.schedule.steps_per_epoch
         self.history = self._resume()

@@ -175,6 +175,7 @@ class Pipeline:
             pairs=self.pairs(arm, seed),
             file=about.file,
             composite=(about.composite or settings.composite) if about.needs_pairs else None,
+            teacher=self.teach if classifier.numbers.distill else None,
             classifier=classifier,
             seed=seed,
             arm=arm,

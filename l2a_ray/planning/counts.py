@@ -22,23 +22,27 @@ class Counts:
         val: clips of D_val.
         test: clips of the test part.
         pairs: candidate pairs.
+        unlabelled: training clips whose labels are not used.
     """
 
     train: int
     val: int
     test: int
     pairs: int
+    unlabelled: int = 0
 
     @property
     def clips(self) -> int:
         """Clips of all parts."""
-        return self.train + self.val + self.test
+        return self.train + self.val + self.test + self.unlabelled
 
 
 def count_clips(catalog: Catalog, pairs: int = 0) -> Counts:
     """Count the clips of each part, as if every video could be used."""
     parts = Counter(video.split for video in catalog.videos)
-    return Counts(train=parts["train"], val=parts["val"], test=parts["test"], pairs=pairs)
+    return Counts(
+        train=parts["train"], val=parts["val"], test=parts["test"], pairs=pairs, unlabelled=parts["unlabelled"]
+    )
 
 
 def train_counts(catalog: Catalog) -> NDArray[np.int64]:

@@ -62,7 +62,7 @@ def write_vectors(
     agreement: bool,
     sampling: FrameSampling = ALL_FRAMES,
 ) -> None:
-    """Write what a Selector is to know of every clip but the test clips, as ``ClipVectors.load`` reads it.
+    """Write what a Selector is to know of every clip with a label but the test clips, as ``ClipVectors.load`` reads it.
 
     Args:
         store: the prepared clips.
@@ -80,7 +80,7 @@ def write_vectors(
     """
     backbone = load_network(warm_model, network, len(store.classes))
     index = store.columns("id", "label", "split")
-    rows = index[index["split"] != "test"]
+    rows = index[index["split"].isin(["train", "val"])]
     labels = label_vectors(store.classes, encoding, embedding)
     describe_clips(store, rows, backbone, crop, labels, agreement=agreement, sampling=sampling).save(path)
 
@@ -95,7 +95,7 @@ def describe_for(
     Args:
         selector: the Selector.
         store: the clips.
-        rows: rows of ``store.index``, those that are described; None: all but the test clips.
+        rows: rows of ``store.index``, those that are described; None: all with a label but the test clips.
         trust_config: allow that its backbone is built by a config file, which is a program and is run.
 
     Raises:
@@ -120,7 +120,7 @@ def describe_for(
     labels = label_vectors(store.classes, selector.encoding, selector.embedding)
     if rows is None:
         index = store.columns("id", "label", "split")
-        rows = index[index["split"] != "test"]
+        rows = index[index["split"].isin(["train", "val"])]
     try:
         return describe_clips(
             store,

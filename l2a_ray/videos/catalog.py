@@ -16,8 +16,8 @@ from l2a_ray.videos.published import DEPTH, SETS, ListedClip
 from l2a_ray.videos.settings import DataSettings as DataSettings
 from l2a_ray.videos.splits import draw_groups, shared_sources
 
-_LIMIT = 2
-"""Beside the draws of the test part (0) and of D_val (1), a seed's independent random numbers."""
+_LIMIT, _UNLABELLED = 2, 4
+"""A seed's independent random numbers, beside the draws of the test part (0), D_val (1) and few-shot classes (3)."""
 
 
 @dataclass(frozen=True)
@@ -70,9 +70,12 @@ def read_catalog(settings: DataSettings) -> Catalog:
         raise SettingError("root", settings.root, "is not a folder. Give the folder that holds the videos")
     listing = LAYOUTS[settings.layout](root, settings.layout, settings.split, settings.labelled_share)
     classes, notes = _choose_classes(listing, settings.labels)
-    label = {name: i for i, name in enumerate(classes)}
-    found = [clip for clip in listing.found if clip.class_name in label]
+    label, used = {name: i for i, name in enumerate(classes)}, _used(settings)
+    found = [clip for clip in listing.found if clip.class_name in label and clip.part in used]
     missing = [clip for clip in listing.missing if settings.labels is None or clip.class_name in label]
+    missing = [clip for clip in missing if clip.part in used]
+    if left_out := sum(clip.part not in used for clip in listing.found):
+        notes.append(f"training clips left out as unlabelled (data.labelled_share): {left_out}")
     if settings.layout in SETS:
         _check_parts(root, settings, found)
         notes.append(_share_there(len(found), missing))
@@ -144,10 +147,20 @@ def _check_classes(root: AnyPath, classes: tuple[str, ...], found: list[Found]) 
             raise DatasetError(f"classes with {kind} in {root}: {', '.join(empty)}. Add videos, or remove the class")
 
 
+def _used(settings: DataSettings) -> set[Part]:
+    """Return the parts whose clips are used."""
+    parts: set[Part] = {"train", "val", "test"}
+    return parts | ({"unlabelled"} if settings.unlabelled == "keep" else set())
+
+
 def _draw_missing_parts(found: list[Found], settings: DataSettings) -> tuple[list[Found], list[str]]:
+    """Cut off the parts that are not published; D_val last, so that its clips have labels."""
     published, notes = {clip.part for clip in found}, []
-    draws: tuple[tuple[Part, float], ...] = (("test", settings.test_fraction), ("val", settings.val_fraction))
-    for number, (part, fraction) in enumerate(draws):
+    draws: list[tuple[int, Part, float]] = [(0, "test", settings.test_fraction), (1, "val", settings.val_fraction)]
+    if settings.labelled_share < 1 and settings.layout not in SETS:
+        draws.insert(1, (_UNLABELLED, "unlabelled", 1 - settings.labelled_share))
+    scarce = settings.layout in SETS or settings.labelled_share < 1
+    for number, part, fraction in draws:
         if part in published:
             continue
         pool = [clip for clip in found if clip.part == "train"]
@@ -156,8 +169,8 @@ def _draw_missing_parts(found: list[Found], settings: DataSettings) -> tuple[lis
             [clip.group for clip in pool],
             fraction,
             np.random.default_rng([settings.seed, number]),
-            barred={clip.group for clip in found if clip.part != "train"},
-            keep_small=settings.layout in SETS,
+            barred={clip.group for clip in found if clip.part not in ("train", "unlabelled")},
+            keep_small=scarce and part != "test",
         )
         found = [replace(clip, part=part) if clip.part == "train" and clip.group in drawn else clip for clip in found]
         cut = {clip.class_name for clip in found if clip.part == part}
@@ -167,13 +180,24 @@ def _draw_missing_parts(found: list[Found], settings: DataSettings) -> tuple[lis
         notes.append(
             f"the {part} part is drawn: {count} of {len(pool)} clips, whole source videos, data.seed {settings.seed}"
         )
-    return found, notes
+    used = _used(settings)
+    if left_out := sum(clip.part not in used for clip in found):
+        notes.append(f"training clips left out as unlabelled (data.labelled_share): {left_out}")
+    return [clip for clip in found if clip.part in used], notes
 
 
 def _draw_some(found: list[Found], limit: int, seed: int) -> list[Found]:
-    """Draw at most ``limit`` clips of each class and part; those of a smaller limit are among those of a larger one."""
+    """Draw at most ``limit`` clips of each class and part; those of a smaller limit are among those of a larger one.
+
+    Of clips without labels, whose classes nothing may depend on, as many in all as if there were so many of each.
+    """
     groups: dict[tuple[str, Part], list[Found]] = {}
     for clip in sorted(found, key=lambda clip: clip.path):
-        groups.setdefault((clip.class_name, clip.part), []).append(clip)
-    rng = np.random.default_rng([seed, _LIMIT])
-    return [group[place] for _, group in sorted(groups.items()) for place in rng.permutation(len(group))[:limit]]
+        groups.setdefault(("" if clip.part == "unlabelled" else clip.class_name, clip.part), []).append(clip)
+    rng, classes = np.random.default_rng([seed, _LIMIT]), len({clip.class_name for clip in found})
+    order = sorted(groups, key=lambda of: (of[1] == "unlabelled", of))  # so that the others are drawn as without them
+    return [
+        groups[name, part][place]
+        for name, part in order
+        for place in rng.permutation(len(groups[name, part]))[: limit if name else limit * classes]
+    ]

@@ -11,7 +11,7 @@ from l2a_ray.errors import DatasetError
 from l2a_ray.storage.files import AnyPath, read_bytes
 from l2a_ray.videos.published import SETS, ListedClip, find_clips, find_kinetics_train, list_files, read_list
 
-Part = Literal["train", "val", "test"]
+Part = Literal["train", "val", "test", "unlabelled"]
 EXTENSIONS = frozenset(
     {".3gp", ".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ogv", ".ts", ".webm", ".wmv"}
 )
@@ -161,13 +161,11 @@ def _read_published(root: AnyPath, layout: str, split: int, labelled_share: floa
     """Find the clips of a published list; classes without a training video are left out, and a note names them."""
     paths = [path for path in list_files(root) if _is_text(path)]
     videos = [path for path in paths if path.lower().endswith(tuple(EXTENSIONS))]
-    listed, unlabelled = read_list(layout, split, labelled_share)
+    listed = read_list(layout, split, labelled_share)
     search, notes = find_clips(listed, videos, SETS[layout].key), []
     if layout == "kinetics400":
         search, note = find_kinetics_train(root, paths, search)
         notes.append(note)
-    if unlabelled:
-        notes.append(f"training clips left out as unlabelled (data.labelled_share): {unlabelled}")
     left_out = Counter(
         {
             "are not in the list of this split": len(search.others),
@@ -177,7 +175,7 @@ def _read_published(root: AnyPath, layout: str, split: int, labelled_share: floa
     found = [_found(path, clip.class_name, clip.part) for clip, path in search.found]
     trained = {clip.class_name for clip in found if clip.part == "train"}
     if untrained := sorted({clip.class_name for clip in listed} - trained):
-        tests = sum(clip.class_name in untrained for clip in found)
+        tests = sum(clip.class_name in untrained and clip.part == "test" for clip in found)
         notes.append(f"classes left out, with {tests} test clips, without a training video: {', '.join(untrained)}")
     return Listing(tuple(sorted(trained)), found, notes + _count_notes(left_out), search.missing)
 

@@ -25,7 +25,7 @@ class ListedClip(NamedTuple):
 
     class_name: str
     name: str
-    part: Literal["train", "test"]
+    part: Literal["train", "test", "unlabelled"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,8 +68,8 @@ def stem(path: str) -> str:
     return name.rpartition(".")[0] or name
 
 
-def read_list(name: str, split: int, labelled_share: float) -> tuple[list[ListedClip], int]:
-    """Return the clips of a split, and how many more are for training without their labels.
+def read_list(name: str, split: int, labelled_share: float) -> list[ListedClip]:
+    """Return the clips of a split, those among them that are for training without their labels.
 
     Args:
         name: one of ``SETS``.
@@ -80,14 +80,13 @@ def read_list(name: str, split: int, labelled_share: float) -> tuple[list[Listed
 
     with (files("l2a_ray.videos") / "lists" / f"{name}.csv.xz").open("rb") as file:
         table = pd.read_csv(file, compression="xz", dtype=str, keep_default_na=False)
-    test = table[f"split{split}"] == "test"
-    train, unlabelled = table[f"split{split}"] == "train", 0
+    part = table[f"split{split}"]
     if labelled_share < 1:
-        train = table[f"labelled{round(100 * labelled_share)}"] == "1"
-        unlabelled = int((~test & ~train).sum())
-    used = table[train | test]
-    columns = used["class"].tolist(), used["clip"].tolist(), used[f"split{split}"].where(test, "train").tolist()
-    return [ListedClip(*row) for row in zip(*columns, strict=True)], unlabelled
+        labelled = table[f"labelled{round(100 * labelled_share)}"] == "1"
+        part = part.where(part == "test", labelled.map({True: "train", False: "unlabelled"}))
+    used = part.isin(["train", "test", "unlabelled"])
+    columns = table["class"][used].tolist(), table["clip"][used].tolist(), part[used].tolist()
+    return [ListedClip(*row) for row in zip(*columns, strict=True)]
 
 
 def list_files(root: AnyPath, depth: int = DEPTH) -> list[str]:

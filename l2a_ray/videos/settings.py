@@ -22,8 +22,12 @@ class DataSettings:
     split: Literal[1, 2, 3] = setting(1, only_for={"layout": ["jhmdb", "ucf101", "hmdb51"]})
     """Which of the three published splits of J-HMDB, UCF101 or HMDB51; other layouts have one."""
     labelled_share: float = 1.0
-    """Share of the training clips that is used, as VideoSSL published it for split 1: 0.05, 0.1, 0.2 or 0.5 of UCF101
-    and Kinetics-100; 0.4, 0.5 or 0.6 of HMDB51. 1: the official training part."""
+    """Share of the training clips whose labels are used. As VideoSSL published it for split 1: 0.05, 0.1, 0.2 or 0.5 of
+    UCF101 and Kinetics-100; 0.4, 0.5 or 0.6 of HMDB51. Of a `folder` and of `jhmdb` any, drawn by `data.seed`: whole
+    source videos, of each class at least one clip (ours). 1: all."""
+    unlabelled: Literal["leave_out", "keep"] = "leave_out"
+    """The training clips whose labels are not used: left out, or kept for [methods](methods.md) that learn from clips
+    without labels. Nothing else looks at them, and their labels serve for figures alone."""
     labels: str | None = setting(None, content=True)
     """Text file with a class name a line: these classes alone are used, in this order (default: all, sorted)."""
     val_fraction: float = 0.2
@@ -46,7 +50,10 @@ class DataSettings:
         if published and self.split > published.splits:
             raise SettingError("split", self.split, f"must be 1 for {self.layout}")
         shares = (*(published.shares if published and self.split == 1 else ()), 1)
-        if self.labelled_share not in shares:
+        if published is None:
+            rule = within(0, 1)
+            check(self, labelled_share=lambda share: rule(share) or ("must be above 0" if not share else None))
+        elif self.labelled_share not in shares:
             allowed = ", ".join(map(str, shares))
             reason = f"must be {allowed} for split {self.split} of {self.layout}"
             raise SettingError("labelled_share", self.labelled_share, reason)

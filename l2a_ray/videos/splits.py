@@ -14,12 +14,14 @@ from l2a_ray.videos.layouts import Part
 if TYPE_CHECKING:
     import pandas as pd
 
-Role = Literal["train", "pair", "validate", "test"]
+Role = Literal["train", "pair", "validate", "test", "unlabelled"]
 ROLES: Mapping[Part, frozenset[Role]] = {
     "train": frozenset({"train", "pair"}),
     # Trained on only where `classifier.train_on` gives D_val back to the final training.
     "val": frozenset({"validate", "train"}),
     "test": frozenset({"test"}),
+    # Learned by methods that learn from clips without labels, and by nothing that looks at a label.
+    "unlabelled": frozenset({"unlabelled"}),
 }
 """What the clips of each part may be used for."""
 _NAMED = 3  # shared sources that a note names
@@ -144,7 +146,8 @@ def refuse_others(ids: Iterable[str], index: "pd.DataFrame", role: Role, where: 
     if not unfit:
         return
     of = index.loc[(index["id"] == unfit[0]) & ~fit, "split"]
-    part = f"a {of.iloc[0]} clip" if len(of) else "no clip of this store"
+    article = "an" if len(of) and of.iloc[0] == "unlabelled" else "a"
+    part = f"{article} {of.iloc[0]} clip" if len(of) else "no clip of this store"
     allowed = " and ".join(part for part, roles in ROLES.items() if role in roles)
     raise LeakError(
         f"{len(unfit)} clips in {where}, for example {unfit[0]} ({part}), are not for the role {role!r}: only "

@@ -7,7 +7,7 @@ is there for every seed is given as the mean over the seeds.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
@@ -22,6 +22,7 @@ from l2a_ray.outputs.report.truth import judge
 from l2a_ray.outputs.report.variety import variety
 from l2a_ray.pairs.truth import mark_wrong
 from l2a_ray.prepare.store import NO_BACKGROUND, NO_FOREGROUND, ClipStore
+from l2a_ray.videos.layouts import Part
 
 RESULTS = ("top1", "top5", "loss")
 PARTS = ("composite", "train", "validate")
@@ -153,7 +154,7 @@ def summarise(tables: RunTables, store: ClipStore, masks: pd.DataFrame, composit
 
 
 def _data(store: ClipStore, missing: pd.DataFrame | None) -> Json:
-    counts = {f"data/clips_{split}": len(store.rows(split)) for split in ("train", "val", "test")}
+    counts = {f"data/clips_{split}": len(store.rows(split)) for split in get_args(Part)}
     causes = store.failed["cause"].value_counts().to_dict()
     totals: Json = {"data/classes": len(store.classes), "data/clips_prepared": len(store.index)}
     remarks = store.index["remark"].value_counts().to_dict()

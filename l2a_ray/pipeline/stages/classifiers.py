@@ -11,7 +11,7 @@ from l2a_ray.fields import setting
 from l2a_ray.outputs.settings import ExportSettings
 from l2a_ray.pipeline import demands
 from l2a_ray.pipeline.stage import Inputs, Job, Stage
-from l2a_ray.pipeline.stages.clips import Prepare, open_store
+from l2a_ray.pipeline.stages.clips import Prepare, Teach, open_store
 from l2a_ray.pipeline.stages.selection import PairSource
 from l2a_ray.pipeline.stages.together import jobs_of, samples, train_together
 from l2a_ray.storage.files import AnyPath, write_json
@@ -36,6 +36,8 @@ class Train(Stage):
     file: str | None = setting(None, content=True)
     """A table of pairs that the user made, in place of ``pairs``."""
     composite: CompositeSettings | None
+    teacher: Teach | None = None
+    """Whose opinions it learns too; None where it distils none."""
     classifier: ClassifierSettings
     seed: int
     arm: str = setting(execution=True)
@@ -66,6 +68,7 @@ class Train(Stage):
                 pairs=stage.file if stage.pairs is None else str(stage.pairs.pairs(inputs)),
                 composite=stage.composite or CompositeSettings(),
                 settings=stage.classifier,
+                teacher=None if stage.teacher is None else str(inputs.folder(stage.teacher)),
             )
             for stage, folder in jobs_of(cls, jobs)
         ]
