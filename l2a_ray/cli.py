@@ -21,6 +21,7 @@ STAGES = {
     "run": "all stages, from videos to the report",
     "prepare": "decode, segment and inpaint every video once, into the store that all runs share",
     "match": "list the candidate pairs: each class with its nearest neighbour by name",
+    "pseudo-label": "give clips without labels what a plain classifier takes them for, where it is sure enough",
     "train-selector": "train the plain classifier and, by reinforcement learning, the Selector",
     "select": "choose the pairs of every arm: the best under the budget, or drawn at random",
     "train": "train a classifier for every arm and seed, compositing on the way in",
@@ -42,7 +43,7 @@ OTHERS = {
     "generate": "make the demo's videos: real H.264 files, the same bytes from the same seed",
 }
 MODEL_USERS = ("predict", "export-model")
-MAKERS = ("match", "train-selector", "select", "train", "evaluate", "teach")
+MAKERS = ("match", "pseudo-label", "train-selector", "select", "train", "evaluate", "teach")
 JOB_COPY = "working_dir_files"
 """Part of the path where Ray unpacks a job's working directory on each node."""
 EXAMPLES = """

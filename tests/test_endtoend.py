@@ -268,6 +268,38 @@ def test_clips_without_labels_are_learned_by_the_methods_that_can(house: House) 
     assert weights[0] == weights[1]
 
 
+def test_clips_with_pseudo_labels_are_paired_and_learned(house: House) -> None:
+    arms = {"labelled": {"pairs": "none", "pseudo_labels": False}, "kept": {"pairs": "none"}, "random": None}
+    few = {"name": "pseudo", "seeds": [0], "arms": arms, "data.labelled_share": 0.5, "data.unlabelled": "keep"}
+    few |= {"classifier.steps": 15, "warm_start.pairs": "none"}
+    plain = {"name": "plain", "arms": {"random": None}}
+    house.makes("train", **few | plain)
+    # What is kept by nobody's guess is found again: all is as if there were no pseudo-labels.
+    none = few | plain | {"name": "none", "pseudo": {"rounds": 1, "threshold": 1.01}}
+    assert house.makes("train", **none) == {"warm-start": 1, "pseudo-label": 1}
+    kept = few | {"pseudo": {"rounds": 2, "keep_share": 0.5}}
+    made = {"warm-start": 1, "pseudo-label": 2, "match": 1, "draw": 1, "train": 3, "evaluate": 3, "validate": 3}
+    assert house.makes("run", **kept) == made | {"recommend": 1}
+    pipeline = house.pipeline(**kept)
+    guesses = pd.read_parquet(house.result(pipeline.clips(0)) / "guesses.parquet")
+    pairs = pd.read_parquet(house.result(pipeline.match(0)) / "pairs.parquet")
+    ids = set(guesses.loc[guesses["kept"], "id"])
+    assert len(ids) == round(0.5 * len(guesses)) and ids & {*pairs["foreground"]} and ids & {*pairs["background"]}
+    labels = guesses.set_index("id")["label"]
+    mine = pairs[pairs["foreground"].isin(ids)]
+    assert (mine["foreground_label"].to_numpy() == labels[mine["foreground"]].to_numpy()).all()
+    steps = {
+        arm: pd.read_parquet(house.result(pipeline.train(arm, 0)) / "history.parquet")["step"].tolist() for arm in arms
+    }
+    assert steps["labelled"][-1] == 15 and len(steps["labelled"]) > len(steps["kept"]), "as long, of fewer clips"
+    report = house.runs / "pseudo" / "report"
+    metrics = json.loads((report / "metrics.json").read_text())
+    assert metrics["pseudo"]["pseudo/kept"] == len(ids) == metrics["data"]["data/clips_pseudo"]
+    right = (guesses["label"] == guesses["truth"])[guesses["kept"]]
+    assert metrics["pseudo"]["pseudo/precision"] == pytest.approx(right.mean())
+    assert "Clips without labels" in (report / "index.html").read_text() and (report / "plots/guesses.png").is_file()
+
+
 def test_pairs_may_come_from_anywhere(house: House) -> None:
     pairs = house.result(house.pipeline().select(0)) / "selected.parquet"
     arms = {

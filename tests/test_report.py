@@ -15,6 +15,7 @@ from l2a_ray.composites.composite import CompositeSettings
 from l2a_ray.config.arms import OTHER_COLOURS, SHIPPED, Arm
 from l2a_ray.deploy.choose import Scores, recommend
 from l2a_ray.outputs.report import write_report
+from l2a_ray.outputs.report.guesses import summarise_guesses
 from l2a_ray.outputs.report.masks import look_at_masks
 from l2a_ray.outputs.report.page import verdict
 from l2a_ray.outputs.report.sheets import draw_sheet
@@ -69,6 +70,7 @@ def tables(name: str = "run", arms: Mapping[str, Arm] = SHIPPED, **parts: Any) -
     stages = (
         "neighbours",
         "left_out",
+        "guesses",
         "history",
         "curves",
         "results",
@@ -163,6 +165,12 @@ def make_truth(root: Path) -> pd.DataFrame | None:
     return read_truth(str(path.parent))
 
 
+def make_guesses() -> pd.DataFrame:
+    """Six clips without labels, of which three are kept, two of them rightly; of one the truth is not known."""
+    columns = {"label": [0, 0, 1, 2, 2, 1], "kept": [True] * 3 + [False] * 3, "truth": [0, 1, 1, 2, -1, 0]}
+    return pd.DataFrame({"seed": 0, "id": list("abcdef"), "confidence": 0.5} | columns)
+
+
 def make_whole(root: Path) -> RunTables:
     """A run with all stages; its clips are those of ``make_store(root / "prepare")``."""
     made = [record("prepare"), record("match-0", code="c0de", commit=None)]
@@ -172,6 +180,7 @@ def make_whole(root: Path) -> RunTables:
         "made": made,
         "notes": notes,
         "truth": make_truth(root),
+        "guesses": make_guesses(),
     }
     return tables("run <1>", **chosen(), **evaluated(TOP1), **parts)
 
@@ -194,6 +203,27 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Json, str]:
     (root / "report/plots").mkdir(parents=True)
     (root / "report/plots/of_an_older_report.png").touch()
     return root, *report(make_whole(root), root)
+
+
+def test_pseudo_labels_are_counted_and_judged_where_the_truth_is_known(whole: tuple[Path, Json, str]) -> None:
+    root, metrics, page = whole
+    by_class = metrics["pseudo"]["pseudo/by_class"]
+    assert metrics["pseudo"] == {
+        "pseudo/by_class": by_class,
+        "pseudo/clips": 6,
+        "pseudo/kept": 3,
+        "pseudo/kept_share": 0.5,
+        "pseudo/precision": pytest.approx(2 / 3),
+        "pseudo/accuracy": pytest.approx(3 / 5),
+    }
+    assert list(by_class.values()) == [
+        {"guessed": 2, "kept": 2, "right": 1, "true": 2},
+        {"guessed": 2, "kept": 1, "right": 1, "true": 2},
+        {"guessed": 2, "kept": 0, "right": 0, "true": 1},
+    ]
+    assert "Clips without labels" in page and (root / "report/plots/guesses.png").is_file()
+    unknown = summarise_guesses(make_guesses().assign(truth=-1), CLASSES)
+    assert np.isnan(unknown["pseudo/precision"]) and unknown["pseudo/kept"] == 3
 
 
 def test_variety_counts_clips_and_says_who_uses_few() -> None:
@@ -561,8 +591,8 @@ def test_settings_are_those_that_are_given(whole: tuple[Path, Json, str]) -> Non
 
 def test_pictures_are_there_and_not_blank(whole: tuple[Path, Json, str]) -> None:
     found = {path.stem: path for path in (whole[0] / "report").glob("*/*.png")}
-    plots = {"accuracy", "reward", "selection", "scores", "wrong_labels", "training", "speed", "gain", "confusion"}
-    assert set(found) == plots | {"actors", "best", "worst", "masks_best", "masks_worst", "scenes"}
+    plots = {"accuracy", "guesses", "reward", "selection", "scores", "wrong_labels", "training", "speed", "gain"}
+    assert set(found) == plots | {"confusion", "actors", "best", "worst", "masks_best", "masks_worst", "scenes"}
     for path in found.values():
         image = cv2.imread(str(path))
         assert image is not None and image.shape[1] > 600, path
@@ -572,7 +602,7 @@ def test_pictures_are_there_and_not_blank(whole: tuple[Path, Json, str]) -> None
 def test_page_needs_nothing_else_and_escapes(whole: tuple[Path, Json, str]) -> None:
     page = whole[2]
     assert "http" not in page
-    assert page.count("<img ") == 15
+    assert page.count("<img ") == 16
     assert all(target.startswith("data:image/png;base64,") for target in re.findall(r'(?:src|href)="([^"]*)"', page))
     assert "<b>.mp4" not in page and "a&#34;&lt;b&gt;.mp4" in page
     for text in ("run &lt;1&gt;", "a &lt;source&gt; video", "/&lt;videos&gt;", "wave $x$ &amp; &lt;b&gt;"):

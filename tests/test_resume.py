@@ -57,7 +57,7 @@ def test_killed_run_ends_like_an_uninterrupted_one(tmp_path: Path) -> None:
     videos = GenerateSettings(train_per_class=12, test_per_class=2, wrong_label_share=0, lost_share=0)
     generate(tmp_path / "videos", videos, 0)
     (tmp_path / "run.yaml").write_text(SMALL_RUN)
-    assert _start(tmp_path, "whole").wait() == 0, (tmp_path / "whole.log").read_text()[-3000:]
+    uninterrupted = _start(tmp_path, "whole")
 
     store = tmp_path / "killed" / "store"
     moments = {
@@ -74,6 +74,7 @@ def test_killed_run_ends_like_an_uninterrupted_one(tmp_path: Path) -> None:
             "killed too late"
         )
     assert _start(tmp_path, "killed").wait() == 0, (tmp_path / "killed.log").read_text()[-3000:]
+    assert uninterrupted.wait() == 0, (tmp_path / "whole.log").read_text()[-3000:]
 
     assert after.items() <= _finished(store).items(), "what was finished was made again"
     run, whole = tmp_path / "killed" / "a", tmp_path / "whole" / "a"

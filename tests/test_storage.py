@@ -102,8 +102,7 @@ def test_clips_and_pairs_from_a_slow_and_failing_store_are_those_from_folders(
     with s3_server(monkeypatch, delay=0.02, fail_every=20) as (_, store):
         store.put(str(tmp_path / "videos"), "bucket/videos", recursive=True)
         for root, runs in (("videos", "runs"), (f"{BUCKET}/videos", f"{BUCKET}/runs")):
-            for command in ("prepare", "match"):
-                l2a(tmp_path, command, root, runs)
+            l2a(tmp_path, "match", root, runs)
         nearby, elsewhere = tmp_path / "runs/a", as_path(f"{BUCKET}/runs/a")
         assert (
             read_bytes(find_result(elsewhere, "match") / "pairs.parquet")

@@ -121,10 +121,16 @@ def test_training_that_fails_closes_its_feed(session: None, tmp_path: Path) -> N
     store, network = make_store(tmp_path / "store", 24), NetworkSettings(name="small3d", width=4)
     settings = ClassifierSettings(network=network, epochs=100, batch_size=6, crop=24, learning_rate=1e30)
     run = TrainingRun(
-        name="real-0", folder=tmp_path / "out", seed=0, pairs=None, composite=CompositeSettings(), settings=settings
+        name="real-0",
+        store=store.root,
+        folder=tmp_path / "out",
+        seed=0,
+        pairs=None,
+        composite=CompositeSettings(),
+        settings=settings,
     )
     with pytest.raises(SettingError, match="learning_rate") as error:
-        train_classifiers([run], store.root, WorkerSettings(count=0), tmp_path / "scratch")
+        train_classifiers([run], WorkerSettings(count=0), tmp_path / "scratch")
     assert error.tb is not None and not threads(), "its traceback holds the reader"
 
 

@@ -62,7 +62,7 @@ def grid(folder: Path, table: str, overrides: Mapping[str, Any] | None = None) -
         ("rows: {a: {arm: real, composit.region: boxes}}", "row `a`: .*composit.region. is not accepted"),
         ("rows: {a: {arm: real, composite: {region: discs}}}", "row `a`: .*composite.region"),
         ("rows: {a: {arm: real, seeds: [1]}}", r"rows.a.seeds: write the repetitions as `over: \{seed"),
-        ("rows: {a: {arm: real}}\ncolumns: {b: {data.split: 4}}", "row `a`, b: .*data.split"),
+        ("rows: {a: {arm: real}}\ncolumns: {b: {data.split: 4}}", "column `b`: .*data.split"),
         ("rows: {a: {arm: real}}\ncolumns: {b: {arm: random}}", "columns.b.arm: an arm belongs to a row"),
         ("rows: {a: {arm: real}}\nagainst: b", "against: b: must be one of the rows: a"),
         ("rows: {a: {arm: real}}\npublished: table9", "published: table9: must be one of table1"),
@@ -271,7 +271,7 @@ def test_the_files_show_a_table_that_is_not_finished(tmp_path: Path) -> None:
     assert f"| L2A | 60.0 ± 14.1 | 2 | {DASH} | 58.9* | {DASH} | 30.0 ± 7.1 |" in lines
     assert "| w/o All | 40.0 | 1, 1 missing | -10.0 | 54.5* | -4.4 | 20.0 |" in lines
     assert f"| <b> | {DASH} | 0, 1 failed, 1 missing{f' | {DASH}' * 4} |" in lines
-    assert any("data.layout is folder, there ucf101" in line and "pseudo-labels" in line for line in lines)
+    assert any("data.layout is folder, there ucf101" in line and "distillation" in line for line in lines)
     assert "3 of 6 cells are finished, 1 failed and 2 are still to be made." in lines
     table = pd.read_parquet(out / "results.parquet")
     assert table[["row", "seed", "top1"]].values.tolist() == [["L2A", 7, 0.5], ["w/o All", 7, 0.4], ["L2A", 8, 0.7]]

@@ -71,14 +71,20 @@ def pairs_of(store: ClipStore) -> str:
 
 
 def make_run(folder: Path, pairs: str | None, settings: ClassifierSettings = SETTINGS) -> TrainingRun:
-    """A run whose name is its folder's."""
+    """A run whose name is its folder's; ``train`` says of which clips."""
     return TrainingRun(
-        name=folder.name, folder=folder, seed=0, pairs=pairs, composite=CompositeSettings(), settings=settings
+        name=folder.name,
+        store=Path(),
+        folder=folder,
+        seed=0,
+        pairs=pairs,
+        composite=CompositeSettings(),
+        settings=settings,
     )
 
 
 def train(runs: list[TrainingRun], store: ClipStore, workers: WorkerSettings = ONE) -> None:
-    train_classifiers(runs, store.root, workers, runs[0].folder.parent / "scratch")
+    train_classifiers([replace(run, store=store.root) for run in runs], workers, runs[0].folder.parent / "scratch")
 
 
 @pytest.fixture(scope="module")

@@ -56,7 +56,7 @@ def read_data(
     Args:
         store: the prepared clips.
         pairs: a parquet file with the pairs to composite (columns foreground, background), or None.
-        settings: ``train_on`` says which parts are learned.
+        settings: ``train_on`` and ``pseudo_labels`` say which parts are learned.
         teacher: folder of a teacher's probabilities, or None.
 
     Raises:
@@ -65,7 +65,8 @@ def read_data(
             teacher, and there are none.
     """
     index = store.columns("id", "split", "label")
-    real = np.flatnonzero(index["split"].isin(settings.train_on.split("+"))).astype(np.int32)
+    learned = [*settings.train_on.split("+"), *(["pseudo"] if settings.pseudo_labels else [])]
+    real = np.flatnonzero(index["split"].isin(learned)).astype(np.int32)
     if not len(real):
         raise StageError(f"{store.root}: no clip of the training split was prepared; its failed.parquet says why")
     refuse_others(index["id"].iloc[real], index, "train", "the training")

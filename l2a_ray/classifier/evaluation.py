@@ -63,20 +63,43 @@ def evaluate_model(
         network = load_network(model, settings.network, len(store.classes))
     predictions, scores = [], []
     for one in sets:
-        parts = [torch.empty(0, len(store.classes))]
-        for part in _predictions(network, store, settings, one, looks, kept):
-            parts.append(part)
-            seen(len(part) // looks.views)
-        logits = average(torch.cat(parts).double().numpy().reshape(len(one.clips), looks.views, len(store.classes)))
+        logits = logits_of(network, store, settings, one, looks, seen, kept)
         labels = one.clips["label"].to_numpy(dtype=np.int64)
         predicted = logits.argmax(axis=1)
-        chances = np.exp(_log_softmax(logits))[np.arange(len(labels)), predicted].astype(np.float32)
+        chances = np.exp(log_softmax(logits))[np.arange(len(labels)), predicted].astype(np.float32)
         found = one.clips.assign(set=one.name, label=labels, predicted=predicted, probability=chances)
         predictions.append(found[["set", "id", "label", "background", "predicted", "probability"]])
         scores.append({"set": one.name} | score(logits, labels) | {"left_out": one.left_out})
     table = pd.concat(predictions, ignore_index=True)
     write_bytes(out / "predictions.parquet", table.to_parquet(index=False))
     write_bytes(out / "metrics.parquet", pd.DataFrame(scores).to_parquet(index=False))
+
+
+def logits_of(
+    network: Network,
+    store: ClipStore,
+    settings: ClassifierSettings,
+    one: ClipSet,
+    looks: Looks,
+    seen: Callable[[int], object] = lambda clips: None,
+    kept: BackboneFeatures | None = None,
+) -> NDArray[np.float64]:
+    """Return what a network says of a set of clips, logits (N, L) whose softmax is the mean of the views'.
+
+    Args:
+        network: the classifier.
+        store: as of :func:`evaluate_model`, and so are the others.
+        settings: those it was trained with.
+        one: the clips.
+        looks: the views of each clip.
+        seen: told how many more clips were looked at.
+        kept: features of a frozen backbone.
+    """
+    parts = [torch.empty(0, len(store.classes))]
+    for part in _predictions(network, store, settings, one, looks, kept):
+        parts.append(part)
+        seen(len(part) // looks.views)
+    return average(torch.cat(parts).double().numpy().reshape(len(one.clips), looks.views, len(store.classes)))
 
 
 def _predictions(
@@ -119,7 +142,7 @@ def average(logits_NVL: NDArray[np.float64]) -> NDArray[np.float64]:
     if logits_NVL.shape[1] == 1:
         return logits_NVL[:, 0]
     # Of logarithms, because a probability may be too small for a float.
-    logs = _log_softmax(logits_NVL)
+    logs = log_softmax(logits_NVL)
     highest = logs.max(axis=1)
     return np.asarray(highest + np.log(np.exp(logs - highest[:, None]).mean(axis=1)))
 
@@ -130,11 +153,12 @@ def score(logits_NL: NDArray[np.float64], labels: NDArray[np.int64]) -> dict[str
         return dict.fromkeys(("top1", "top5", "loss"), float("nan")) | {"clips": 0}
     order = np.argsort(-logits_NL, axis=1, kind="stable")
     hits = order == labels[:, None]
-    loss = -_log_softmax(logits_NL)[np.arange(len(labels)), labels].mean()
+    loss = -log_softmax(logits_NL)[np.arange(len(labels)), labels].mean()
     top1, top5 = hits[:, 0].mean(), hits[:, :5].any(axis=1).mean()
     return {"top1": float(top1), "top5": float(top5), "loss": float(loss), "clips": len(labels)}
 
 
-def _log_softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+def log_softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the logarithms of the probabilities that logits (..., L) stand for."""
     shifted = logits - logits.max(axis=-1, keepdims=True)
     return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True)))

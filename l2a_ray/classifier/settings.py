@@ -89,8 +89,14 @@ class ClassifierSettings:
     train_on: Literal["train", "train+val"] = "train"
     """Real clips that are learned: those of the training part alone, or those of D_val too, once the Selector needs
     them no more. Published results are of all of them. Pairs are of the training part. Ours."""
-    epochs: int = 100
+    pseudo_labels: bool = True
+    """Whether clips that got a pseudo-label (`pseudo.rounds`) are learned as real clips too; else they are in pairs
+    alone. Origin: VideoSSL, as it is told; the paper is silent."""
+    epochs: int = setting(100, only_for={"steps": [None]})
     """Passes over as many samples as there are real training clips. Paper 5.1: 100 for UCF101 and HMDB51."""
+    steps: int | None = None
+    """In place of `epochs`, steps, rounded up to whole epochs: so arms that have fewer real clips than others, as those
+    without pseudo-labels, are trained as long. Ours."""
     batch_size: int = 8
     """Samples a step, over all workers: more workers get smaller parts and the result stays. Paper 4.2."""
     learning_rate: float = 0.1
@@ -133,6 +139,7 @@ class ClassifierSettings:
         check(
             self,
             epochs=at_least(1),
+            steps=lambda steps: None if steps is None else at_least(1)(steps),
             batch_size=at_least(2),  # batch normalisation needs two
             learning_rate=above(0),
             momentum=lambda momentum: None if 0 <= momentum < 1 else "must be at least 0 and below 1",
@@ -155,6 +162,10 @@ class ClassifierSettings:
         if self.composite_mode == "replace" or self.composite_share == 0:
             return 0
         return max(1, round(self.composite_share * self.batch_size))
+
+    def passes(self, steps_per_epoch: int) -> int:
+        """Return over how many epochs of that many steps a classifier is trained."""
+        return self.epochs if self.steps is None else -(-self.steps // steps_per_epoch)
 
     @property
     def numbers(self) -> Numbers:
@@ -222,6 +233,35 @@ class EvaluateSettings(Looks):
     def sets(self) -> int:
         """How many times the test split's clips are tested, in all."""
         return 1 + self.scenes + 2 * self.stripes
+
+
+@dataclass(frozen=True, kw_only=True)
+class PseudoSettings(Looks):
+    """Which clips without labels get a classifier's guess for one, and how many looks at each clip it gets."""
+
+    rounds: int = 0
+    """How many times, each by a warm start that has learned what was kept before; 0: pseudo-labels are not made, and
+    clips without labels are neither paired nor learned by methods that need labels. The paper makes them once."""
+    threshold: float = setting(0.95, only_for={"keep_share": [None]})
+    """Least probability of a guess that is kept; above 1, none is. Origin: FixMatch; the paper is silent. By its counts
+    of pairs in Table 1 it kept 17 or 35 % of UCF101's clips."""
+    keep_share: float | None = None
+    """In place of a threshold, the share of the clips that is kept, the surest first; goes with a classifier that is
+    surer, or less sure, than it should be. Ours."""
+    per_class: bool = False
+    """Whether `keep_share` is of the clips guessed to be of each class, so that no class is left without. Ours."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        share = within(0, 1)
+        check(
+            self,
+            rounds=at_least(0),
+            threshold=at_least(0),
+            keep_share=lambda kept: None if kept is None else share(kept),
+        )
+        if self.per_class and self.keep_share is None:
+            raise SettingError("per_class", self.per_class, "goes with keep_share alone")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -33,14 +33,13 @@ from l2a_ray.runtime.session import raise_cause
 from l2a_ray.storage.files import AnyPath, as_path, remove_folder
 
 
-def train_classifiers(runs: Sequence[TrainingRun], store: AnyPath, workers: WorkerSettings, scratch: AnyPath) -> None:
+def train_classifiers(runs: Sequence[TrainingRun], workers: WorkerSettings, scratch: AnyPath) -> None:
     """Train classifiers; each leaves ``model.safetensors`` and ``history.parquet`` (a row an epoch) in its folder.
 
     Runs that have their model are skipped; a run that was interrupted goes on from its last checkpoint.
 
     Args:
         runs: the arms and seeds of an experiment; each has its own settings.
-        store: folder of the clip store.
         workers: the machines, the same for all runs.
         scratch: a folder for Ray Train, that all workers see; it is removed at the end.
 
@@ -53,12 +52,11 @@ def train_classifiers(runs: Sequence[TrainingRun], store: AnyPath, workers: Work
     waiting = tuple(_absolute(run) for run in runs if not run.done)
     if not waiting:
         return
-    _check(waiting, ClipStore(store), workers)
+    _check(waiting, workers)
     with _progress() as progress:
         failure = _fit(
             Job(
                 runs=waiting,
-                store=str(store.absolute()),
                 workers=workers,
                 scratch=scratch.absolute(),
                 progress=progress,
@@ -72,6 +70,7 @@ def _absolute(run: TrainingRun) -> TrainingRun:
     """Ray Train's workers have another working directory."""
     return dataclasses.replace(
         run,
+        store=run.store.absolute(),
         folder=run.folder.absolute(),
         pairs=_whole(run.pairs),
         teacher=_whole(run.teacher),
@@ -144,11 +143,11 @@ def _progress() -> Iterator[Queue]:
             queue.shutdown()
 
 
-def _check(runs: Sequence[TrainingRun], store: ClipStore, workers: WorkerSettings) -> None:
+def _check(runs: Sequence[TrainingRun], workers: WorkerSettings) -> None:
     """Refuse before Ray Train starts what would fail after; one run's pairs are in memory at a time."""
     fits: set[tuple[NetworkSettings, int, FrameSampling, tuple[str, ...]]] = set()
     for run in runs:
-        settings = run.settings
+        settings, store = run.settings, ClipStore(run.store)
         check_workers(settings, workers)
         first = read_data(store, run.pairs, settings, run.teacher).real[0]
         seen = settings.network, settings.crop, settings.frame_sampling, settings.freeze

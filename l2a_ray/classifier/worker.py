@@ -65,6 +65,7 @@ class TrainingRun:
 
     Args:
         name: what progress and messages call it.
+        store: folder of the clip store.
         folder: where its results and its checkpoint lie.
         seed: of its first weights, its batches, crops and flips.
         pairs: a parquet file with the pairs to composite (columns foreground, background), or None for real clips only.
@@ -74,6 +75,7 @@ class TrainingRun:
     """
 
     name: str
+    store: AnyPath
     folder: AnyPath
     seed: int
     pairs: str | None
@@ -93,14 +95,12 @@ class Job:
 
     Args:
         runs: what is to be trained, in that order.
-        store: folder of the clip store.
         workers: the machines.
         scratch: Ray Train's own folder.
         progress: receives a run's title, its steps done and in all, and figures of its last steps by name.
     """
 
     runs: tuple[TrainingRun, ...]
-    store: str
     workers: WorkerSettings
     scratch: AnyPath
     progress: Queue
@@ -110,11 +110,11 @@ def train_all(job: Job) -> L2AError | None:
     """Train all runs in one Ray Train worker; return an error that starting again would not mend."""
     threads = torch.get_num_threads()
     torch.set_num_threads(job.workers.threads)
-    store, kept = ClipStore(job.store), KeptFeatures()
+    kept = KeptFeatures()
     try:
         for number, run in enumerate(job.runs, start=1):
             if not run.done:
-                _Training(run, f"{run.name} ({number} of {len(job.runs)})", job, store, kept).run()
+                _Training(run, f"{run.name} ({number} of {len(job.runs)})", job, kept).run()
     except Exception as error:
         try:
             raise_cause(error)
@@ -135,8 +135,8 @@ def epoch_seed(seed: int, epoch: int, rank: int) -> int:
 class _Training:
     """One run in one worker: state, checkpoint and the loop over epochs."""
 
-    def __init__(self, run: TrainingRun, title: str, job: Job, store: ClipStore, kept: KeptFeatures) -> None:
-        context = ray.train.get_context()
+    def __init__(self, run: TrainingRun, title: str, job: Job, kept: KeptFeatures) -> None:
+        context, store = ray.train.get_context(), ClipStore(run.store)
         self.rank, self.workers = context.get_world_rank(), context.get_world_size()
         self.about, self.settings, self.checkpoint_every = run, run.settings, job.workers.checkpoint_every
         self.title, self.progress, self.reported = title, job.progress, 0.0
@@ -160,7 +160,7 @@ class _Training:
         labels = Labels.given(store.columns("id", "label")).without(hidden)
         self.truth = Labels.true(hidden, data.truth)
         self.source = Source(
-            job.store,
+            str(run.store),
             run.composite,
             self.settings.crop,
             labels,
@@ -177,14 +177,15 @@ class _Training:
         self.optimizer = make_optimizer(self.network, self.settings)
         self.model = ray.train.torch.prepare_model(learner, move_to_device=self.device)  # wraps it for several workers
         self.tally = torch.zeros(4, dtype=torch.int64)  # guesses of an epoch: all, kept, with a known truth, right
-        self.total_steps = self.settings.epochs * self.schedule.steps_per_epoch
+        self.epochs = self.settings.passes(self.schedule.steps_per_epoch)
+        self.total_steps = self.epochs * self.schedule.steps_per_epoch
         self.history = self._resume()
 
     def run(self) -> None:
         """Train from the last checkpoint, or from the start, to the end."""
         first = len(self.history) * self.schedule.steps_per_epoch
         with closing(self.feed(first, self.total_steps, self.rank, self.workers)) as batches:
-            for epoch in range(len(self.history), self.settings.epochs):
+            for epoch in range(len(self.history), self.epochs):
                 # Dropout, where a network has it, must not depend on what was drawn before a restart.
                 torch.manual_seed(epoch_seed(self.about.seed, epoch, self.rank))
                 self.history.append(self._epoch(epoch, batches))

@@ -43,6 +43,8 @@ class Arm:
     """As `classifier.semi`; by default that."""
     distill: float | None = None
     """As `classifier.distill`; by default that."""
+    pseudo_labels: bool | None = None
+    """As `classifier.pseudo_labels`; by default that. Without, and without pairs, an arm is labelled clips alone."""
     label: str = setting("", execution=True)
     """What the report says of the arm, in a few words."""
     colour: str = setting("", execution=True)
@@ -63,7 +65,7 @@ class Arm:
         Raises:
             SettingError: one of its values cannot work.
         """
-        names = ("method", "composite_mode", "composite_share", "composite_weight", "semi", "distill")
+        names = ("method", "composite_mode", "composite_share", "composite_weight", "semi", "distill", "pseudo_labels")
         own = {name: getattr(self, name) for name in names}
         return replace(classifier, **{name: value for name, value in own.items() if value is not None})
 

@@ -9,6 +9,7 @@ from envs.settings import EnvSettings
 from l2a_ray.classifier.settings import (
     ClassifierSettings,
     EvaluateSettings,
+    PseudoSettings,
     TeacherSettings,
     WorkerSettings,
     check_workers,
@@ -63,6 +64,8 @@ class Settings:
     """Pasting a foreground on a background."""
     warm_start: WarmStartSettings = field(default_factory=WarmStartSettings)
     """The plain classifier that the Selector is trained against."""
+    pseudo: PseudoSettings = field(default_factory=PseudoSettings)
+    """Clips without labels that get a guess of the warm start for one, and are paired with the others."""
     env: EnvSettings = field(default_factory=EnvSettings)
     """The selection problem."""
     selector: SelectorSettings = field(default_factory=SelectorSettings)
@@ -113,9 +116,16 @@ class Settings:
                 raise SettingError(f"{owner}.frames", part.frames, reason)
             with owned_by(owner):
                 check_workers(part, self.workers)
-        if self.evaluate.clips > 1 and self.classifier.frames in (None, self.decode.frames):
-            reason = "must be 1 unless more frames are stored (decode.frames) than a sample shows (classifier.frames)"
-            raise SettingError("evaluate.clips", self.evaluate.clips, reason)
+        for owner, looks, part in (
+            ("evaluate", self.evaluate, self.classifier),
+            ("pseudo", self.pseudo, self.warm_start.classifier),
+        ):
+            if looks.clips > 1 and part.frames in (None, self.decode.frames):
+                reason = "must be 1 unless more frames are stored (decode.frames) than a sample shows (the classifier's"
+                raise SettingError(f"{owner}.clips", looks.clips, f"{reason} frames)")
+        if self.pseudo.rounds and self.data.unlabelled != "keep":
+            reason = "needs clips without labels, which are left out: set data.unlabelled=keep"
+            raise SettingError("pseudo.rounds", self.pseudo.rounds, reason)
         kinds = (*resolve(self.arms), WORST, CANDIDATES)
         if unknown := [kind for kind in self.preview.which if kind not in kinds]:
             raise SettingError("preview.which", unknown[0], f"must be some of {', '.join(kinds)}")

@@ -96,7 +96,17 @@ def expand(about: Definition, overrides: Mapping[str, Any], folder: AnyPath) -> 
     _check_places(about, given)
     layers = Layers(*about.base)
     shared = {name: value for name, value in about.common.items() if name != "arm"} | given
-    base = _load(about, layers, {"name": about.name} | shared, "base and common")
+    common = _read(about, layers, {"name": about.name} | shared, "base and common")
+    base = _build(about, common, "base and common")
+
+    def read(where: str, changes: Changes) -> Changes:
+        """Return changes with the values that the settings would have; each is read once, however many cells it has."""
+        own = {name: value for name, value in changes.items() if name not in ("arm", "seed")}
+        found = _read(about, layers, shared | own, where) if own else {}
+        return {name: _at(found, name) for name in own}
+
+    columns = {name: read(f"column `{name}`", changes) for name, changes in about.columns.items()}
+    rows = {name: read(f"row `{name}`", changes) for name, changes in about.rows.items()}
     over = {**about.over, "seed": given.get("seeds", about.over.get("seed", base.seeds))}
     arms = {row: _arm(about, row, base) for row in about.rows}
     fixed = {"runs": str(folder.absolute() / RUNS), "store": str(base.store_folder), "seeds": over["seed"]}
@@ -105,16 +115,18 @@ def expand(about: Definition, overrides: Mapping[str, Any], folder: AnyPath) -> 
     for values in product(*over.values()):
         repetition = dict(zip(over, values, strict=True))
         outer = {name: value for name, value in repetition.items() if name != "seed"}
+        varied = ", ".join(f"{name}={value}" for name, value in outer.items())
+        of_outer: Changes | None = None
         for (column, of_column), (row, of_row) in product(about.columns.items(), about.rows.items()):
             run = slug("-".join([*filter(None, (column, row)), *(f"{n.split('.')[-1]}{v}" for n, v in outer.items())]))
             arm = slug(row)
             if run not in pipelines:
-                own = {name: value for name, value in of_row.items() if name != "arm"}
-                where = ", ".join(filter(None, (f"row `{row}`", column, *(f"{n}={v}" for n, v in outer.items()))))
+                of_outer = read(varied, outer) if of_outer is None else of_outer
                 # Which pairs a preview shows is said by arms of the base, which are not here.
-                changes = {**shared, **of_column, **own, **outer, "preview.which": [], **fixed}
+                changes = {**columns[column], **rows[row], **of_outer, "preview.which": [], **fixed}
                 changes |= {"name": run, "arms": {arm: plain(arms[row])}}
-                pipelines[run] = Pipeline(_load(about, layers, changes, where))
+                where = ", ".join(filter(None, (f"row `{row}`", column, varied)))
+                pipelines[run] = Pipeline(_build(about, _changed(common, changes), where))
             told = {**of_column, **of_row}
             cells.append(Cell(row=row, column=column, over=repetition, pipeline=pipelines[run], arm=arm, changes=told))
     _check_folders(about, cells)
@@ -127,22 +139,37 @@ def slug(name: str) -> str:
     return re.sub(r"^[^\w]+|[^\w]+$", "", re.sub(r"[^\w.+-]+", "-", name))
 
 
-def nested(changes: Changes) -> dict[str, Any]:
-    """Return values by dotted names as mappings inside mappings."""
-    found: dict[str, Any] = {}
+def _changed(values: Mapping[str, Any], changes: Changes) -> dict[str, Any]:
+    """Return nested values with changes, by dotted names; what is given stays as it is."""
+    found = dict(values)
     for name, value in changes.items():
         *path, last = name.split(".")
         place = found
         for part in path:
-            place = place.setdefault(part, {})
+            place[part] = dict(place.get(part) or {})
+            place = place[part]
         place[last] = value
     return found
 
 
-def _load(about: Definition, layers: Layers, changes: Changes, where: str) -> Settings:
+def _at(values: Mapping[str, Any], name: str) -> Any:
+    """Return a nested value by its dotted name."""
+    for part in name.split("."):
+        values = values[part]
+    return values
+
+
+def _read(about: Definition, layers: Layers, changes: Changes, where: str) -> dict[str, Any]:
     try:
-        return layers.load(nested(changes))
-    except (ConfigError, SettingError) as error:
+        return layers.read(_changed({}, changes))
+    except ConfigError as error:
+        raise wrong(about.path, where, str(error)) from error
+
+
+def _build(about: Definition, values: Mapping[str, Any], where: str) -> Settings:
+    try:
+        return build(Settings, values)
+    except SettingError as error:
         raise wrong(about.path, where, str(error)) from error
 
 

@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 NONE = -1
 """Stands for no label."""
+GUESSES = "guesses.parquet"
+"""The table of pseudo-labels, beside the index of the clips that bear them."""
 
 
 @dataclass(frozen=True)

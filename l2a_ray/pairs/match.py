@@ -20,7 +20,7 @@ from l2a_ray.pairs.names import embed_names
 from l2a_ray.pairs.settings import MatchSettings as MatchSettings
 from l2a_ray.prepare.store import NO_BACKGROUND
 from l2a_ray.storage.files import AnyPath, open_new, write_bytes
-from l2a_ray.videos.splits import refuse_others
+from l2a_ray.videos.splits import may, refuse_others
 
 logger = logging.getLogger(__name__)
 Actors = Literal["foreground", "people"]
@@ -75,7 +75,7 @@ class Pools:
     """Which training clips of each class can serve as foreground and as background, as positions in a table.
 
     Args:
-        index: rows of ``ClipStore.index``; clips outside the training split are left out.
+        index: rows of ``ClipStore.index``; those of clips that may not be paired are left out.
         classes: class names, position = label.
         settings: kind and limits.
         actors: whose pixels will be pasted: ``foreground``, all objects', or ``people``'s.
@@ -84,11 +84,12 @@ class Pools:
     def __init__(
         self, index: pd.DataFrame, classes: Sequence[str], settings: MatchSettings, actors: Actors = "foreground"
     ) -> None:
-        self.table = index[index["split"] == "train"]
+        self.table = index[may(index["split"], "pair")]
         self.classes, self.settings = classes, settings
         self.labels = self.table["label"].to_numpy(np.int32)
-        self._actors = has_actor(self.table, settings, actors).to_numpy()
-        self._scenes = has_scene(self.table, settings).to_numpy()
+        labelled = (self.table["split"] == "train").to_numpy()
+        self._actors = has_actor(self.table, settings, actors).to_numpy() & (labelled | (settings.origins == "any"))
+        self._scenes = has_scene(self.table, settings).to_numpy() & (labelled | (settings.origins != "labelled"))
 
     def foregrounds(self, label: int) -> NDArray[np.int64]:
         """Return the clips of a class that show enough of an actor."""

@@ -56,6 +56,10 @@ class MatchSettings:
     max_foreground: float = 0.9
     """Largest share of a clip's pixels under its mask to serve as background; beyond it all is inpainted. Ours."""
 
+    origins: Literal["any", "labelled_foreground", "labelled"] = "any"
+    """Which roles clips with pseudo-labels have (`pseudo.rounds`): both; backgrounds alone; none. Origin of `any`: the
+    paper's counts of pairs in Table 1 are of labelled and pseudo-labelled clips."""
+
     def __post_init__(self) -> None:
         share = within(0, 1)
         check(self, min_foreground=share, min_actor_frames=share, max_foreground=share)

@@ -19,6 +19,7 @@ from l2a_ray.pipeline.stages import (
     Match,
     PairSource,
     Prepare,
+    PseudoLabel,
     Recommend,
     Select,
     SelectByAgreement,
@@ -80,25 +81,52 @@ class Pipeline:
         return Teach(prepare=self.prepare, teacher=replace(teacher, weights=str(absolute_name(teacher.weights))))
 
     @cache  # noqa: B019 (a pipeline lives as long as its process)
-    def match(self, seed: int) -> Match:
-        """The candidate pairs; repetitions share them where nothing is drawn."""
-        settings = self.settings
-        drawn = seed if settings.match.kind == "random" else 0
-        if drawn != seed:
-            return self.match(drawn)
-        return Match(prepare=self.prepare, match=settings.match, objects=settings.composite.objects, seed=seed)
+    def clips(self, seed: int, leads_to: int = 0) -> Prepare | PseudoLabel:
+        """The clips that are paired and learned, pseudo-labelled ones among them where they are asked for.
+
+        Args:
+            seed: of the repetition.
+            leads_to: the round of pseudo-labels that they lead to, from 1; 0: what follows the last one.
+        """
+        pseudo = self.settings.pseudo
+        made = (leads_to or pseudo.rounds + 1) - 1
+        if not made:
+            return self.prepare
+        return PseudoLabel(
+            prepare=self.prepare,
+            warm_start=self.warm_start(seed, made),
+            pseudo=replace(pseudo, rounds=1),
+            seed=seed,
+            round=leads_to,
+        )
 
     @cache  # noqa: B019
-    def warm_start(self, seed: int) -> WarmStart:
-        """The plain classifier."""
+    def match(self, seed: int, leads_to: int = 0) -> Match:
+        """The candidate pairs; repetitions share them where nothing is drawn. Arguments: as of ``clips``."""
+        settings = self.settings
+        clips, drawn = self.clips(seed, leads_to), settings.match.kind == "random"
+        if seed and not drawn and clips is self.prepare:
+            return self.match(0, leads_to)
+        return Match(
+            prepare=clips,
+            match=settings.match,
+            objects=settings.composite.objects,
+            seed=seed if drawn else 0,
+            round=leads_to,
+        )
+
+    @cache  # noqa: B019
+    def warm_start(self, seed: int, leads_to: int = 0) -> WarmStart:
+        """The plain classifier. Arguments: as of ``clips``."""
         settings, paired = self.settings, self.settings.warm_start.pairs == "random"
         return WarmStart(
-            prepare=self.prepare,
-            match=self.match(seed) if paired else None,
+            prepare=self.clips(seed, leads_to),
+            match=self.match(seed, leads_to) if paired else None,
             warm_start=settings.warm_start,
             composite=settings.composite if paired else None,
             candidates=settings.env.candidates if paired else 0,
             seed=seed,
+            round=leads_to,
             workers=settings.workers,
         )
 
@@ -171,7 +199,7 @@ class Pipeline:
         with owned_by(f"arms.{arm}"):
             classifier = about.trained(settings.classifier)
         return Train(
-            prepare=self.prepare,
+            prepare=self.clips(seed),
             pairs=self.pairs(arm, seed),
             file=about.file,
             composite=(about.composite or settings.composite) if about.needs_pairs else None,
@@ -232,15 +260,17 @@ class Pipeline:
             able = [name for name, about in self.arms.items() if about.pairs not in ("none", "file")]
             raise SettingError("export.arm", arm, f"must be an arm whose pairs this run chooses: {', '.join(able)}")
         composite = self.arms[arm].composite or settings.composite
-        return Export(prepare=self.prepare, pairs=pairs, composite=composite, export=settings.export)
+        return Export(prepare=self.clips(settings.seeds[0]), pairs=pairs, composite=composite, export=settings.export)
 
     def all(self, stage: str) -> list[Stage]:
         """Return the stages of one name, for all repetitions and for the arms that need them."""
-        seeds, arms = self.settings.seeds, self.arms
+        settings, seeds, arms = self.settings, self.settings.seeds, self.arms
         paired = [name for name, arm in arms.items() if arm.needs_pairs and arm.pairs != "file"]
         found: Sequence[Stage | None]
         if stage == "teach":
             found = [self.teach]
+        elif stage == "pseudo-label":
+            found = [self.clips(seed) for seed in seeds if settings.pseudo.rounds]
         elif stage == "match":
             found = [self.match(seed) for seed in seeds if paired]
         elif stage == "train-selector":

@@ -116,7 +116,7 @@ def _report(pipeline: Pipeline) -> AnyPath:
     from l2a_ray.pipeline.gather import gather
 
     out = pipeline.settings.folder / "report"
-    store = _store(pipeline)
+    store = _store_of_pairs(pipeline)
     tables = gather(pipeline)
     metrics = write_report(tables, store, pipeline.settings.composite, out)
     for arm, summary in metrics["arms"].items():
@@ -162,7 +162,7 @@ def preview(settings: Settings) -> AnyPath:
     pipeline = Pipeline(settings)
     pipeline.results.make([pipeline.match(settings.seeds[0])])
     out = settings.folder / "preview"
-    write_preview(settings.name, choose_pairs(pipeline), _store(pipeline), settings.composite, out)
+    write_preview(settings.name, choose_pairs(pipeline), _store_of_pairs(pipeline), settings.composite, out)
     logger.info("preview: %s", out / "index.html")
     return out
 
@@ -260,6 +260,14 @@ def _store(pipeline: Pipeline) -> "ClipStore":
     from l2a_ray.pipeline.stages import open_store
 
     return open_store(pipeline.results, pipeline.prepare)
+
+
+def _store_of_pairs(pipeline: Pipeline) -> "ClipStore":
+    """Open the clips as the first repetition pairs them; as they were prepared, if that is all there is."""
+    from l2a_ray.pipeline.stages import open_store
+
+    clips = pipeline.clips(pipeline.settings.seeds[0])
+    return open_store(pipeline.results, clips) if pipeline.results.is_complete(clips) else _store(pipeline)
 
 
 def _tell_clips(store: "ClipStore") -> None:

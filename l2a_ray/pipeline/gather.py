@@ -14,6 +14,7 @@ from l2a_ray.errors import SettingError
 from l2a_ray.outputs.preview import Shown
 from l2a_ray.outputs.report.tables import RunTables, Selection, scored
 from l2a_ray.outputs.settings import CANDIDATES, WORST, PreviewSettings
+from l2a_ray.pairs.labels import GUESSES
 from l2a_ray.pairs.table import open_pairs, read_pairs
 from l2a_ray.pairs.truth import read_truth
 from l2a_ray.pipeline.build import Pipeline
@@ -37,6 +38,7 @@ def gather(pipeline: Pipeline) -> RunTables:
         arms=pipeline.arms,
         neighbours=_table(match, "neighbours.parquet"),
         left_out=_table(match, "left_out.parquet"),
+        guesses=_joined(_guesses(pipeline)),
         history=_joined(_histories(pipeline)),
         learned=read_learned(pipeline),
         selections=list(_selections(pipeline, seeds)),
@@ -141,6 +143,13 @@ def _histories(pipeline: Pipeline) -> Iterator[pd.DataFrame]:
         return
     for seed in pipeline.settings.seeds:
         table = _table(_folder(pipeline, pipeline.train_selector(seed)), "history.parquet")
+        if table is not None:
+            yield table.assign(seed=seed)
+
+
+def _guesses(pipeline: Pipeline) -> Iterator[pd.DataFrame]:
+    for seed in pipeline.settings.seeds if pipeline.settings.pseudo.rounds else []:
+        table = _table(_folder(pipeline, pipeline.clips(seed)), GUESSES)
         if table is not None:
             yield table.assign(seed=seed)
 

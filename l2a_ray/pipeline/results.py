@@ -12,7 +12,6 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache, partial
-from graphlib import TopologicalSorter
 from typing import Any
 
 from l2a_ray.errors import StageError
@@ -322,15 +321,22 @@ def closure(targets: Sequence[Stage]) -> list[Stage]:
 
 
 def _next(needed: Sequence[Stage]) -> list[Stage]:
-    """Return stages of the class that reads none of the other classes that are needed: all, or one if that is as fast.
+    """Return stages of one class that wait for nothing that is needed: as many as can be, or one if that is as fast.
 
-    What is made alone is complete though the next one may fail.
+    A class whose other stages would be ready soon is left for later. What is made alone is complete though the next one
+    may fail.
     """
-    classes: dict[type[Stage], set[type[Stage]]] = {type(stage): set() for stage in needed}
-    for stage in needed:
-        classes[type(stage)] |= {type(read) for read in closure([stage])} & classes.keys() - {type(stage)}
-    first = next(iter(TopologicalSorter(classes).static_order()))
-    stages = [stage for stage in needed if type(stage) is first]
+    there = {*needed}
+    ahead = {stage: there.intersection(closure([stage])) - {stage} for stage in needed}
+    ready = [stage for stage in needed if not ahead[stage]]
+
+    def waits(stage: Stage) -> bool:
+        """Return whether it waits for others than its own kind, as it does where pseudo-labels come in rounds."""
+        return bool(ahead[stage]) and all(type(one) is not type(stage) for one in ahead[stage])
+
+    late = {type(stage) for stage in needed if waits(stage)}
+    first = next((type(stage) for stage in ready if type(stage) not in late), type(ready[0]))
+    stages = [stage for stage in ready if type(stage) is first]
     return stages if first.works_together() else stages[:1]
 
 

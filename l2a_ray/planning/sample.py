@@ -95,7 +95,8 @@ def sample_settings(settings: Settings, counts: Counts, times: int, runs: AnyPat
 
     def shortened(classifier: ClassifierSettings) -> ClassifierSettings:
         each_epoch = -(-counts.train // classifier.batch_size)
-        return replace(classifier, epochs=min(classifier.epochs, -(-times * plan.steps // each_epoch)))
+        epochs = min(classifier.passes(each_epoch), -(-times * plan.steps // each_epoch))
+        return replace(classifier, epochs=epochs, steps=None)
 
     return replace(
         settings,

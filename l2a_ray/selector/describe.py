@@ -20,6 +20,7 @@ from l2a_ray.runtime.device import best_device
 from l2a_ray.selector.file import Selector, check_classes
 from l2a_ray.selector.find import METADATA
 from l2a_ray.storage.files import AnyPath
+from l2a_ray.videos.splits import may
 
 
 def describe_clips(
@@ -62,7 +63,7 @@ def write_vectors(
     agreement: bool,
     sampling: FrameSampling = ALL_FRAMES,
 ) -> None:
-    """Write what a Selector is to know of every clip with a label but the test clips, as ``ClipVectors.load`` reads it.
+    """Write what a Selector is to know of every clip that may be learned, as ``ClipVectors.load`` reads it.
 
     Args:
         store: the prepared clips.
@@ -80,7 +81,7 @@ def write_vectors(
     """
     backbone = load_network(warm_model, network, len(store.classes))
     index = store.columns("id", "label", "split")
-    rows = index[index["split"].isin(["train", "val"])]
+    rows = index[may(index["split"], "train")]
     labels = label_vectors(store.classes, encoding, embedding)
     describe_clips(store, rows, backbone, crop, labels, agreement=agreement, sampling=sampling).save(path)
 
@@ -95,7 +96,7 @@ def describe_for(
     Args:
         selector: the Selector.
         store: the clips.
-        rows: rows of ``store.index``, those that are described; None: all with a label but the test clips.
+        rows: rows of ``store.index``, those that are described; None: all that may be learned.
         trust_config: allow that its backbone is built by a config file, which is a program and is run.
 
     Raises:
@@ -120,7 +121,7 @@ def describe_for(
     labels = label_vectors(store.classes, selector.encoding, selector.embedding)
     if rows is None:
         index = store.columns("id", "label", "split")
-        rows = index[index["split"].isin(["train", "val"])]
+        rows = index[may(index["split"], "train")]
     try:
         return describe_clips(
             store,

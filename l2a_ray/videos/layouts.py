@@ -11,7 +11,7 @@ from l2a_ray.errors import DatasetError
 from l2a_ray.storage.files import AnyPath, read_bytes
 from l2a_ray.videos.published import SETS, ListedClip, find_clips, find_kinetics_train, list_files, read_list
 
-Part = Literal["train", "val", "test", "unlabelled"]
+Part = Literal["train", "val", "test", "unlabelled", "pseudo"]
 EXTENSIONS = frozenset(
     {".3gp", ".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ogv", ".ts", ".webm", ".wmv"}
 )

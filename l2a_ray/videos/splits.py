@@ -22,6 +22,8 @@ ROLES: Mapping[Part, frozenset[Role]] = {
     "test": frozenset({"test"}),
     # Learned by methods that learn from clips without labels, and by nothing that looks at a label.
     "unlabelled": frozenset({"unlabelled"}),
+    # Of those, the clips that bear a classifier's guess as their label; no data set has them.
+    "pseudo": frozenset({"train", "pair"}),
 }
 """What the clips of each part may be used for."""
 _NAMED = 3  # shared sources that a note names

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from l2a_ray.outputs.report import class_plots
 from l2a_ray.outputs.report.by_class import baseline, confusion
 from l2a_ray.outputs.report.figures import FAINT, GREY, LINE, NAMED_CLASSES, STRONG, Picture, legend, new_figure, save
+from l2a_ray.outputs.report.guesses import draw_guesses
 from l2a_ray.outputs.report.spread import Json
 from l2a_ray.outputs.report.tables import RunTables, Selection
 from l2a_ray.selector.learned import WINDOW
@@ -28,6 +29,8 @@ def draw_plots(tables: RunTables, metrics: Json, classes: tuple[str, ...], folde
 
     if metrics["arms"]:
         keep("accuracy", *_accuracy(metrics["arms"], len(classes), tables.colour))
+    if metrics["pseudo"]:
+        keep("guesses", *draw_guesses(metrics["pseudo"]))
     if tables.history is not None:
         mean = tables.history.groupby("step", as_index=False).mean(numeric_only=True)
         keep("reward", *_reward(mean))

@@ -16,6 +16,7 @@ from l2a_ray.composites.scenes import REAL
 from l2a_ray.composites.settings import CompositeSettings
 from l2a_ray.config.arms import OTHER_COLOURS, Arm
 from l2a_ray.outputs.report.by_class import baseline, confused, confusion, count_disagreements, disagreements, gains
+from l2a_ray.outputs.report.guesses import summarise_guesses
 from l2a_ray.outputs.report.masks import SHOWN, summarise_masks
 from l2a_ray.outputs.report.spread import Json, compare, mean_of, over, spread
 from l2a_ray.outputs.report.truth import judge
@@ -61,6 +62,7 @@ class RunTables:
         arms: the arms by name, in the order of a table.
         neighbours: class_name, neighbour, similarity.
         left_out: class_name, role, reason: classes that no composite shows.
+        guesses: seed, id, label, confidence, kept, truth of the clips that might get a pseudo-label.
         history: the Selectors' training, one row a step, with the column seed.
         learned: by seed, whether the Selector learned, as ``l2a_ray.selector.learned`` describes it.
         selections: the pairs of each arm and seed.
@@ -80,6 +82,7 @@ class RunTables:
     arms: Mapping[str, Arm]
     neighbours: pd.DataFrame | None
     left_out: pd.DataFrame | None
+    guesses: pd.DataFrame | None
     history: pd.DataFrame | None
     learned: Mapping[int, Json]
     selections: Sequence[Selection]
@@ -127,6 +130,7 @@ def summarise(tables: RunTables, store: ClipStore, masks: pd.DataFrame, composit
     Everything that a clock has touched is under the key ``timing``; the rest is equal for equal runs.
     """
     metrics: Json = {"data": _data(store, tables.missing), "match": {}, "selector": {}, "select": {}, "truth": {}}
+    metrics["pseudo"] = {} if tables.guesses is None else summarise_guesses(tables.guesses, store.classes)
     metrics |= {"masks": summarise_masks(masks, store.classes), "arms": {}, "sets": {}, "disagreements": {}}
     metrics["comparison"] = None
     metrics["recommendation"] = tables.recommendation

@@ -7,6 +7,7 @@ there needs none of them.
 from l2a_ray.pipeline.stages.classifiers import Evaluate, Export, Recommend, Train, Validate
 from l2a_ray.pipeline.stages.clips import Match, Prepare, Teach, open_store
 from l2a_ray.pipeline.stages.fewshot import FewshotEvaluate, FewshotFeatures, FewshotPairs, FewshotTrain
+from l2a_ray.pipeline.stages.pseudo import PseudoLabel
 from l2a_ray.pipeline.stages.selection import (
     Describe,
     Draw,
@@ -32,6 +33,7 @@ __all__ = [
     "Match",
     "PairSource",
     "Prepare",
+    "PseudoLabel",
     "Recommend",
     "Select",
     "SelectByAgreement",

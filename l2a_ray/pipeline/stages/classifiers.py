@@ -11,7 +11,7 @@ from l2a_ray.fields import setting
 from l2a_ray.outputs.settings import ExportSettings
 from l2a_ray.pipeline import demands
 from l2a_ray.pipeline.stage import Inputs, Job, Stage
-from l2a_ray.pipeline.stages.clips import Prepare, Teach, open_store
+from l2a_ray.pipeline.stages.clips import Clips, Prepare, Teach, open_store
 from l2a_ray.pipeline.stages.selection import PairSource
 from l2a_ray.pipeline.stages.together import jobs_of, samples, train_together
 from l2a_ray.storage.files import AnyPath, write_json
@@ -30,7 +30,7 @@ class Train(Stage):
     """The classifier of one arm and seed."""
 
     name: ClassVar[str] = "train"
-    prepare: Prepare
+    prepare: Clips
     pairs: PairSource | None
     """None: real clips alone."""
     file: str | None = setting(None, content=True)
@@ -63,6 +63,7 @@ class Train(Stage):
         runs = [
             TrainingRun(
                 name=f"{stage.arm}-{stage.seed}",
+                store=inputs.folder(stage.prepare),
                 folder=folder,
                 seed=stage.seed,
                 pairs=stage.file if stage.pairs is None else str(stage.pairs.pairs(inputs)),
@@ -74,7 +75,7 @@ class Train(Stage):
         ]
         first = jobs[0].stage
         assert isinstance(first, Train)
-        train_together(runs, first.prepare, first.workers, inputs, "classifier")
+        train_together(runs, first.workers, inputs, "classifier")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -187,7 +188,7 @@ class Export(Stage):
     """The composites of an arm as video files, with annotations."""
 
     name: ClassVar[str] = "export"
-    prepare: Prepare
+    prepare: Clips
     pairs: PairSource
     composite: CompositeSettings
     export: ExportSettings

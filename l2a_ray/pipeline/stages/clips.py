@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from l2a_ray.classifier.settings import TeacherSettings
 from l2a_ray.errors import owned_by
+from l2a_ray.fields import setting
 from l2a_ray.pairs.settings import MatchSettings
 from l2a_ray.pipeline import demands
 from l2a_ray.pipeline.stage import Inputs, Stage
@@ -20,7 +21,17 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Prepare(Stage):
+class Clips(Stage):
+    """A stage whose result is a clip store; what comes after depends on what is in it, not on how it came about."""
+
+    def content(self, folder: AnyPath) -> str | None:
+        from l2a_ray.prepare.store import ClipStore
+
+        return ClipStore(folder).content
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Prepare(Clips):
     """Each video decoded, segmented and inpainted once; the clips lie in a folder that other data sets share."""
 
     name: ClassVar[str] = "prepare"
@@ -50,11 +61,6 @@ class Prepare(Stage):
         clips = inputs.store / "clips" / self.clips.key
         prepare_clips(catalog, self.clips, clips, out, inputs.need_ray)
 
-    def content(self, folder: AnyPath) -> str | None:
-        from l2a_ray.prepare.store import ClipStore
-
-        return ClipStore(folder).content
-
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Teach(Stage):
@@ -78,10 +84,12 @@ class SeededStage(Stage):
     """A stage of one repetition."""
 
     seed: int
+    round: int = setting(0, execution=True)
+    """Of the pseudo-labels that it leads to, from 1; 0: it comes after them all."""
 
     @property
     def title(self) -> str:
-        return f"{self.name}-{self.seed}"
+        return f"{self.name}-{self.seed}@{self.round}" if self.round else f"{self.name}-{self.seed}"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -89,10 +97,16 @@ class Match(SeededStage):
     """The candidate pairs."""
 
     name: ClassVar[str] = "match"
-    prepare: Prepare
+    prepare: Clips
     match: MatchSettings
     objects: Literal["all", "people"] = "all"
     """As ``composite.objects``: whose pixels must be there for a clip to serve as foreground."""
+
+    @property
+    def title(self) -> str:
+        # Of clips that each repetition has its own of, though nothing else is drawn.
+        own = self.prepare.seed if isinstance(self.prepare, SeededStage) else self.seed
+        return f"{self.name}-{own}@{self.round}" if self.round else f"{self.name}-{own}"
 
     def size(self, counts: "Counts") -> float:
         return counts.pairs
@@ -112,8 +126,8 @@ class Match(SeededStage):
             )
 
 
-def open_store(inputs: Inputs, prepare: Prepare) -> "ClipStore":
-    """Open the clips that ``prepare`` found or made."""
+def open_store(inputs: Inputs, prepare: Clips) -> "ClipStore":
+    """Open a clip store."""
     from l2a_ray.prepare.store import ClipStore
 
     return ClipStore(inputs.folder(prepare))

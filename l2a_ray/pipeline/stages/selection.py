@@ -13,7 +13,7 @@ from l2a_ray.fields import setting
 from l2a_ray.pairs.settings import BudgetSettings, EmbeddingSettings, LabelEncoding, SelectSettings
 from l2a_ray.pipeline import demands
 from l2a_ray.pipeline.stage import Inputs, Job
-from l2a_ray.pipeline.stages.clips import Match, Prepare, SeededStage, open_store
+from l2a_ray.pipeline.stages.clips import Clips, Match, SeededStage, open_store
 from l2a_ray.pipeline.stages.together import jobs_of, samples, train_together
 from l2a_ray.runtime.tracking import TrackingSettings
 from l2a_ray.selector.rl.settings import SelectorSettings
@@ -33,7 +33,7 @@ class WarmStart(SeededStage):
     """The plain classifier that the Selector is trained against, and whose features describe the clips."""
 
     name: ClassVar[str] = "warm-start"
-    prepare: Prepare
+    prepare: Clips
     match: Match | None
     """None if it sees real clips alone."""
     warm_start: WarmStartSettings
@@ -65,6 +65,7 @@ class WarmStart(SeededStage):
             runs.append(
                 TrainingRun(
                     name=stage.title,
+                    store=inputs.folder(stage.prepare),
                     folder=folder,
                     seed=stage.seed,
                     pairs=None if pairs is None else str(pairs),
@@ -74,7 +75,7 @@ class WarmStart(SeededStage):
             )
         first = jobs[0].stage
         assert isinstance(first, WarmStart)
-        train_together(runs, first.prepare, first.workers, inputs, "warm_start.classifier")
+        train_together(runs, first.workers, inputs, "warm_start.classifier")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

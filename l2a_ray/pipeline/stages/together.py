@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, TypeVar
 from l2a_ray.classifier.settings import ClassifierSettings, WorkerSettings
 from l2a_ray.errors import owned_by
 from l2a_ray.pipeline.stage import Inputs, Job, Stage
-from l2a_ray.pipeline.stages.clips import Prepare
 from l2a_ray.storage.files import AnyPath
 
 if TYPE_CHECKING:
@@ -19,7 +18,8 @@ StageT = TypeVar("StageT", bound=Stage)
 def samples(classifier: ClassifierSettings, counts: "Counts", pairs: bool) -> int:
     """Return how many samples the backbone of a classifier sees in its training, which has ``pairs`` or not."""
     real = counts.train + (counts.val if classifier.train_on == "train+val" else 0)
-    steps = classifier.epochs * -(-real // classifier.batch_size)
+    each = max(1, -(-real // classifier.batch_size))
+    steps = classifier.passes(each) * each
     shown, composites = steps * classifier.batch_size, 0
     if pairs and classifier.composite_mode == "add":
         composites = steps * classifier.added_composites
@@ -39,12 +39,10 @@ def jobs_of(kind: type[StageT], jobs: Sequence[Job]) -> Iterator[tuple[StageT, A
         yield job.stage, job.folder
 
 
-def train_together(
-    runs: "Sequence[TrainingRun]", prepare: Prepare, workers: WorkerSettings, inputs: Inputs, owner: str
-) -> None:
+def train_together(runs: "Sequence[TrainingRun]", workers: WorkerSettings, inputs: Inputs, owner: str) -> None:
     """Train classifiers in one ``fit``: Ray Train takes half a minute to start."""
     from l2a_ray.classifier.training import train_classifiers
 
     inputs.need_ray()
     with owned_by(owner):
-        train_classifiers(runs, inputs.folder(prepare), workers, inputs.scratch)
+        train_classifiers(runs, workers, inputs.scratch)
