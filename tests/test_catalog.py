@@ -196,7 +196,7 @@ def test_test_clips_are_refused() -> None:
             refuse_others(iter(["a", "b", "c"]), index, role, "D_val")
         with pytest.raises(LeakError, match=r"1 clips in D_val, for example c \(a test clip\)"):
             refuse_others({"train": ["a", "c"], "pair": ["a", "c"]}.get(role, ["b", "c"]), index, role, "D_val")
-    with pytest.raises(LeakError, match=r"for example b \(a val clip\), .* only train clips are"):
+    with pytest.raises(LeakError, match=r"for example b \(a val clip\), .* only train and pseudo clips are"):
         refuse_others(["a", "b"], index, "pair", "the pairs")
     with pytest.raises(LeakError, match=r"for example x \(no clip of this store\)"):
         refuse_others(["x"], index, "pair", "the pairs")

@@ -62,6 +62,8 @@ def test_the_surest_guesses_are_kept_by_threshold_share_or_share_of_each_class()
     assert guess(CHANCES, PseudoSettings(keep_share=0.4)).kept.tolist() == [False, True, False, False, True]
     each = guess(CHANCES, PseudoSettings(keep_share=0.5, per_class=True))
     assert each.kept.tolist() == [False, True, False, True, True]
+    rare = guess(CHANCES, PseudoSettings(keep_share=0.1, per_class=True))
+    assert rare.kept.tolist() == [False, False, False, True, True], "of each class that is guessed, one"
     alike = guess(np.full((4, 2), 0.5), PseudoSettings(keep_share=0.5))
     assert alike.kept.tolist() == [True, True, False, False] and not alike.label.any()
     with pytest.raises(SettingError, match="per_class"):
@@ -93,6 +95,18 @@ def test_a_kept_clip_bears_the_guess_and_is_learned_and_paired(store: ClipStore,
     }
     assert (read_data(made, None, replace(SUPERVISED, pseudo_labels=False)).real == labelled.real).all()
     assert len(read_data(made, None, SUPERVISED).unlabelled) == 6
+
+
+def test_clips_of_the_videos_of_d_val_are_not_kept(store: ClipStore, model: Path, tmp_path: Path) -> None:
+    def share_source(index: pd.DataFrame) -> pd.DataFrame:
+        hidden = index.loc[index["split"] == "unlabelled", "id"].iloc[:2]
+        source = index.loc[index["split"] == "test", "group"].iloc[0]
+        group = index["group"].mask(index["id"].isin(hidden), source)
+        return index.assign(group=group, split=index["split"].replace("test", "val"))
+
+    shared = relabelled(store, tmp_path / "shared", share_source)
+    _, table = pool(shared, model, tmp_path / "pool", PseudoSettings(keep_share=1.0))
+    assert table["kept"].tolist() == [False] * 2 + [True] * 10
 
 
 def test_no_true_label_of_a_hidden_clip_makes_a_difference(store: ClipStore, model: Path, tmp_path: Path) -> None:

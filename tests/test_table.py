@@ -62,6 +62,7 @@ def grid(folder: Path, table: str, overrides: Mapping[str, Any] | None = None) -
         ("rows: {a: {arm: real, composit.region: boxes}}", "row `a`: .*composit.region. is not accepted"),
         ("rows: {a: {arm: real, composite: {region: discs}}}", "row `a`: .*composite.region"),
         ("rows: {a: {arm: real, seeds: [1]}}", r"rows.a.seeds: write the repetitions as `over: \{seed"),
+        ("rows: {a: {arm: real}}\nover: {seed: [a]}", "over.seed: .*seeds"),
         ("rows: {a: {arm: real}}\ncolumns: {b: {data.split: 4}}", "column `b`: .*data.split"),
         ("rows: {a: {arm: real}}\ncolumns: {b: {arm: random}}", "columns.b.arm: an arm belongs to a row"),
         ("rows: {a: {arm: real}}\nagainst: b", "against: b: must be one of the rows: a"),
@@ -102,6 +103,15 @@ def test_what_a_row_is_about_cannot_be_set_for_all(tmp_path: Path, overrides: di
 
 
 # --- which cells follow
+
+
+def test_a_setting_that_is_a_mapping_is_that_of_the_row_alone(tmp_path: Path) -> None:
+    (tmp_path / "base.yaml").write_text(f"{BASE}selector: {{algorithm: PPO, options: {{clip_param: 0.3}}}}\n")
+    path = tmp_path / "t.yaml"
+    path.write_text("base: base.yaml\ncommon: {arm: real}\nrows: {a: {}, b: {selector.options: {entropy_coeff: 0.0}}}")
+    made = expand(read_definition(path), {}, tmp_path / "t")
+    options = [cell.pipeline.settings.selector.options for cell in made.cells[:2]]
+    assert options == [{"clip_param": 0.3}, {"entropy_coeff": 0.0}]
 
 
 def test_cells_are_rows_by_columns_by_repetitions_with_their_own_settings(tmp_path: Path) -> None:

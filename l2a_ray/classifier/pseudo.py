@@ -46,7 +46,7 @@ def guess(probabilities_NL: NDArray[np.float64], settings: PseudoSettings) -> Gu
     surest = np.argsort(-confidence, kind="stable")
     for group in np.unique(groups):
         among = surest[groups[surest] == group]
-        kept[among[: round(settings.keep_share * len(among))]] = True
+        kept[among[: max(settings.keep_share > 0, round(settings.keep_share * len(among)))]] = True
     return Guess(label, confidence, kept)
 
 
@@ -59,6 +59,8 @@ def write_pool(
     seen: Callable[[int], object] = lambda clips: None,
 ) -> None:
     """Write the same clip store, but that clips whose guess is kept bear it as their label, in the part ``pseudo``.
+
+    Clips of D_val's source videos are not kept, however sure.
 
     Beside it lies ``guesses.parquet``: id, label (int32), confidence, kept, and truth, the label that the data set
     knows, int32, -1 where it knows none. The truth is for figures alone: nothing here decides by it.
@@ -80,6 +82,10 @@ def write_pool(
         network = load_network(model, classifier.network, len(store.classes))
     logits = logits_of(network, store, classifier, unlabelled, settings, seen)
     found = guess(np.exp(log_softmax(logits)), settings)
+    # What was cut from the same videos as D_val would flatter whoever learns it; published lists cut through videos.
+    sources = store.columns("id", "group", "split").set_index("id")
+    shared = sources["group"].isin(sources.loc[sources["split"] == "val", "group"])
+    found = found._replace(kept=found.kept & ~shared[unlabelled.clips["id"]].to_numpy())
     table = pd.DataFrame({"id": unlabelled.clips["id"].to_numpy(), **found._asdict()})
     table["truth"] = unlabelled.clips["label"].to_numpy(np.int32)
     write_bytes(out / GUESSES, table.to_parquet(index=False))

@@ -249,7 +249,7 @@ class PseudoSettings(Looks):
     """In place of a threshold, the share of the clips that is kept, the surest first; goes with a classifier that is
     surer, or less sure, than it should be. Ours."""
     per_class: bool = False
-    """Whether `keep_share` is of the clips guessed to be of each class, so that no class is left without. Ours."""
+    """Whether `keep_share` is of the clips guessed to be of each class, at least one clip of each. Ours."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -123,8 +123,8 @@ class Settings:
             if looks.clips > 1 and part.frames in (None, self.decode.frames):
                 reason = "must be 1 unless more frames are stored (decode.frames) than a sample shows (the classifier's"
                 raise SettingError(f"{owner}.clips", looks.clips, f"{reason} frames)")
-        if self.pseudo.rounds and self.data.unlabelled != "keep":
-            reason = "needs clips without labels, which are left out: set data.unlabelled=keep"
+        if self.pseudo.rounds and (self.data.unlabelled != "keep" or self.data.labelled_share == 1):
+            reason = "needs clips without labels: set data.labelled_share below 1 and data.unlabelled=keep"
             raise SettingError("pseudo.rounds", self.pseudo.rounds, reason)
         kinds = (*resolve(self.arms), WORST, CANDIDATES)
         if unknown := [kind for kind in self.preview.which if kind not in kinds]:

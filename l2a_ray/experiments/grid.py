@@ -2,10 +2,10 @@
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from functools import cached_property
 from itertools import product
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 from l2a_ray.config.arms import SHIPPED, Arm
 from l2a_ray.config.building import build
@@ -103,11 +103,12 @@ def expand(about: Definition, overrides: Mapping[str, Any], folder: AnyPath) -> 
         """Return changes with the values that the settings would have; each is read once, however many cells it has."""
         own = {name: value for name, value in changes.items() if name not in ("arm", "seed")}
         found = _read(about, layers, shared | own, where) if own else {}
-        return {name: _at(found, name) for name in own}
+        return {name: _at(found, name) for name in map(_whole, own)}
 
     columns = {name: read(f"column `{name}`", changes) for name, changes in about.columns.items()}
     rows = {name: read(f"row `{name}`", changes) for name, changes in about.rows.items()}
-    over = {**about.over, "seed": given.get("seeds", about.over.get("seed", base.seeds))}
+    seeds = given.get("seeds", about.over.get("seed", base.seeds))
+    over = {**about.over, "seed": _read(about, layers, shared | {"seeds": seeds}, "over.seed")["seeds"]}
     arms = {row: _arm(about, row, base) for row in about.rows}
     fixed = {"runs": str(folder.absolute() / RUNS), "store": str(base.store_folder), "seeds": over["seed"]}
     pipelines: dict[str, Pipeline] = {}
@@ -150,6 +151,19 @@ def _changed(values: Mapping[str, Any], changes: Changes) -> dict[str, Any]:
             place = place[part]
         place[last] = value
     return found
+
+
+def _whole(name: str) -> str:
+    """Return the setting that a dotted name lies in: one that is a mapping is replaced as a whole."""
+    kind: Any = Settings
+    path = name.split(".")
+    for number, part in enumerate(path, start=1):
+        hint = get_type_hints(kind).get(part)
+        inner = next((one for one in (hint, *get_args(hint)) if is_dataclass(one)), None)
+        if inner is None:
+            return ".".join(path[:number])
+        kind = inner
+    return name
 
 
 def _at(values: Mapping[str, Any], name: str) -> Any:

@@ -198,8 +198,10 @@ class Pipeline:
             raise SettingError(f"arms.{arm}.file", about.file, "there is no such file")
         with owned_by(f"arms.{arm}"):
             classifier = about.trained(settings.classifier)
+        labelled = not about.needs_pairs and not classifier.pseudo_labels
         return Train(
-            prepare=self.clips(seed),
+            # As if there were no pseudo-labels, whose clips stay without a label for methods that learn from such.
+            prepare=self.prepare if labelled else self.clips(seed),
             pairs=self.pairs(arm, seed),
             file=about.file,
             composite=(about.composite or settings.composite) if about.needs_pairs else None,
