@@ -142,13 +142,13 @@ def test_origins_say_which_roles_kept_clips_have(store: ClipStore, model: Path, 
     made, table = pool(store, model, tmp_path / "pool", PseudoSettings(keep_share=1.0))
     hidden = set(table["id"])
 
-    def roles(origins: str) -> tuple[bool, bool]:
-        found = paired(made, MatchSettings(kind="random", origins=origins))  # type: ignore[arg-type]
+    def roles(settings: MatchSettings) -> tuple[bool, bool]:
+        found = paired(made, settings)
         return not hidden.isdisjoint(found["foreground"]), not hidden.isdisjoint(found["background"])
 
-    assert roles("any") == (True, True)
-    assert roles("labelled_foreground") == (False, True)
-    assert roles("labelled") == (False, False)
+    assert roles(MatchSettings(kind="random", origins="any")) == (True, True)
+    assert roles(MatchSettings(kind="random", origins="labelled_foreground")) == (False, True)
+    assert roles(MatchSettings(kind="random", origins="labelled")) == (False, False)
 
 
 def test_a_store_without_hidden_clips_is_refused(whole: ClipStore, model: Path, tmp_path: Path) -> None:

@@ -10,7 +10,6 @@ have no fixed order, other last bits.
 import functools
 import io
 import json
-import logging
 import math
 import time
 from collections.abc import Callable, Generator
@@ -51,8 +50,6 @@ from l2a_ray.prepare.store import ClipStore
 from l2a_ray.runtime.session import raise_cause
 from l2a_ray.runtime.telemetry import count, show
 from l2a_ray.storage.files import AnyPath, header_metadata, read_bytes, write_bytes
-
-logger = logging.getLogger(__name__)
 
 Feed = Callable[[int, int, int, int], Generator[Stacked, None, None]]
 MODEL, HISTORY, CHECKPOINT = "model.safetensors", "history.parquet", "checkpoint.safetensors"
@@ -149,7 +146,7 @@ class _Training:
         # Ray shows a node's workers all GPUs of the node, and says which is whose; GPUs that are made up say nothing.
         self.device = ray.train.torch.get_device() if torch.cuda.is_available() else torch.device("cpu")
         if job.workers.gpus and self.device.type == "cpu":
-            logger.warning("%s: workers.gpus reserves a GPU, and PyTorch sees none: trained on the CPU", run.name)
+            self.title += " on the CPU, for PyTorch sees no GPU"  # what a worker logs, nobody is shown
         self.network.to(self.device)  # before there is an optimiser
         self.method = METHODS[self.settings.method](self.settings, self.network)
         data = read_data(store, run.pairs, self.settings, run.teacher)

@@ -27,7 +27,7 @@ class DataSettings:
     source videos, of each class at least one clip (ours). 1: all."""
     unlabelled: Literal["leave_out", "keep"] = "leave_out"
     """The training clips whose labels are not used: left out, or kept for [methods](methods.md) that learn from clips
-    without labels. Nothing else looks at them, and their labels serve for figures alone."""
+    without labels, and for pseudo-labels (`pseudo.rounds`). Their labels serve for figures alone."""
     labels: str | None = setting(None, content=True)
     """Text file with a class name a line: these classes alone are used, in this order (default: all, sorted)."""
     val_fraction: float = 0.2
