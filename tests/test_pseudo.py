@@ -14,10 +14,14 @@ from l2a_ray.classifier.network import save_network
 from l2a_ray.classifier.pseudo import guess, write_pool
 from l2a_ray.classifier.settings import PseudoSettings
 from l2a_ray.classifier.zoo import build_network
+from l2a_ray.config import load
 from l2a_ray.errors import LeakError, SettingError, StageError
 from l2a_ray.pairs.labels import GUESSES
 from l2a_ray.pairs.match import Pools, candidate_pairs
 from l2a_ray.pairs.settings import MatchSettings
+from l2a_ray.pipeline.build import Pipeline
+from l2a_ray.pipeline.results import _next, closure
+from l2a_ray.pipeline.stage import Stage
 from l2a_ray.prepare.store import ClipStore
 from l2a_ray.videos.splits import Role, refuse_others
 
@@ -154,3 +158,27 @@ def test_origins_say_which_roles_kept_clips_have(store: ClipStore, model: Path, 
 def test_a_store_without_hidden_clips_is_refused(whole: ClipStore, model: Path, tmp_path: Path) -> None:
     with pytest.raises(StageError, match="'unlabelled'"):
         pool(whole, model, tmp_path / "pool", PseudoSettings())
+
+
+@pytest.mark.parametrize("kind", ["random", "same_class"])
+def test_rounds_and_repetitions_have_titles_of_their_own_and_are_made_in_order(kind: str, tmp_path: Path) -> None:
+    settings = load(
+        **{
+            "name": "a",
+            "runs": str(tmp_path),
+            "seeds": [0, 1],
+            "match.kind": kind,
+            "data": {"labelled_share": 0.5, "unlabelled": "keep"},
+            "pseudo.rounds": 2,
+        }
+    )
+    wanted = [stage for stage in closure(Pipeline(settings).answers) if stage.name != "recommend"]
+    assert len({stage.title for stage in wanted}) == len(wanted)
+    assert sum(stage.name == "pseudo-label" for stage in wanted) == 2 * 2
+    done: set[Stage] = set()
+    while left := [stage for stage in wanted if stage not in done]:
+        batch = _next(left)
+        assert batch and all(done.issuperset(stage.reads().values()) for stage in batch)
+        done.update(batch)
+        if batch[0].name in ("warm-start", "train"):
+            assert len(batch) == (2 if batch[0].name == "warm-start" else 6), "what trains together is trained together"

@@ -80,33 +80,40 @@ class Pipeline:
         teacher = self.settings.teacher
         return Teach(prepare=self.prepare, teacher=replace(teacher, weights=str(absolute_name(teacher.weights))))
 
-    @cache  # noqa: B019 (a pipeline lives as long as its process)
-    def clips(self, seed: int, leads_to: int = 0) -> Prepare | PseudoLabel:
-        """The clips that are paired and learned, pseudo-labelled ones among them where they are asked for.
+    def clips(self, seed: int) -> Prepare | PseudoLabel:
+        """The clips that are paired and learned, pseudo-labelled ones among them where they are asked for."""
+        return self._clips(seed, 0)
 
-        Args:
-            seed: of the repetition.
-            leads_to: the round of pseudo-labels that they lead to, from 1; 0: what follows the last one.
-        """
+    def match(self, seed: int) -> Match:
+        """The candidate pairs; repetitions share them where nothing is drawn."""
+        return self._match(seed, 0)
+
+    def warm_start(self, seed: int) -> WarmStart:
+        """The plain classifier."""
+        return self._warm_start(seed, 0)
+
+    # The same for each round of pseudo-labels that they lead to, from 1; 0: for what follows the last one.
+
+    @cache  # noqa: B019 (a pipeline lives as long as its process)
+    def _clips(self, seed: int, leads_to: int) -> Prepare | PseudoLabel:
         pseudo = self.settings.pseudo
         made = (leads_to or pseudo.rounds + 1) - 1
         if not made:
             return self.prepare
         return PseudoLabel(
             prepare=self.prepare,
-            warm_start=self.warm_start(seed, made),
+            warm_start=self._warm_start(seed, made),
             pseudo=replace(pseudo, rounds=1),
             seed=seed,
             round=leads_to,
         )
 
     @cache  # noqa: B019
-    def match(self, seed: int, leads_to: int = 0) -> Match:
-        """The candidate pairs; repetitions share them where nothing is drawn. Arguments: as of ``clips``."""
+    def _match(self, seed: int, leads_to: int) -> Match:
         settings = self.settings
-        clips, drawn = self.clips(seed, leads_to), settings.match.kind == "random"
+        clips, drawn = self._clips(seed, leads_to), settings.match.kind == "random"
         if seed and not drawn and clips is self.prepare:
-            return self.match(0, leads_to)
+            return self._match(0, leads_to)
         return Match(
             prepare=clips,
             match=settings.match,
@@ -116,12 +123,11 @@ class Pipeline:
         )
 
     @cache  # noqa: B019
-    def warm_start(self, seed: int, leads_to: int = 0) -> WarmStart:
-        """The plain classifier. Arguments: as of ``clips``."""
+    def _warm_start(self, seed: int, leads_to: int) -> WarmStart:
         settings, paired = self.settings, self.settings.warm_start.pairs == "random"
         return WarmStart(
-            prepare=self.clips(seed, leads_to),
-            match=self.match(seed, leads_to) if paired else None,
+            prepare=self._clips(seed, leads_to),
+            match=self._match(seed, leads_to) if paired else None,
             warm_start=settings.warm_start,
             composite=settings.composite if paired else None,
             candidates=settings.env.candidates if paired else 0,

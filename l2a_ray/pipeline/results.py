@@ -335,7 +335,9 @@ def _next(needed: Sequence[Stage]) -> list[Stage]:
         return bool(ahead[stage]) and all(type(one) is not type(stage) for one in ahead[stage])
 
     late = {type(stage) for stage in needed if waits(stage)}
-    first = next((type(stage) for stage in ready if type(stage) not in late), type(ready[0]))
+    # Where each class waits for one that waits for it, what is made of the fewest lags behind the most.
+    behind = min(ready, key=lambda stage: len(closure([stage])))
+    first = next((type(stage) for stage in ready if type(stage) not in late), type(behind))
     stages = [stage for stage in ready if type(stage) is first]
     return stages if first.works_together() else stages[:1]
 
