@@ -117,7 +117,7 @@ class Run:
         front, back = clip_rows(self.vectors, table)
         pairs = table.to_pandas().astype(str).assign(front=front, back=back)
         pairs = pairs.assign(foreground_label=self.labels_N[pairs["front"]])
-        return mark_wrong(pairs, truth, self.store.index)
+        return mark_wrong(pairs, truth, self.store.index, self.store.classes)
 
     @cached_property
     def trial(self) -> ClassifierTrial:

@@ -258,6 +258,15 @@ def test_clips_without_labels_are_learned_by_the_methods_that_can(house: House) 
     pipeline = house.pipeline(**few, **{"data.unlabelled": "keep"})
     histories = {arm: pd.read_parquet(house.result(pipeline.train(arm, 0)) / "history.parquet") for arm in arms}
     assert "kept_share" not in histories["supervised"] and histories["fixmatch"]["kept_share"].gt(0).any()
+    # Where the result is an average of weights, those that were trained are tested beside it.
+    assert house.makes("evaluate", **few, **{"data.unlabelled": "keep"}) == {"evaluate": 3}
+    tested = {arm: house.result(pipeline.evaluate(arm, 0)) for arm in arms}
+    assert [arm for arm, folder in tested.items() if (folder / "student").exists()] == ["fixmatch"]
+    average, student = (
+        pd.read_parquet(folder / "predictions.parquet")
+        for folder in (tested["fixmatch"], tested["fixmatch"] / "student")
+    )
+    assert (average["id"] == student["id"]).all() and (average["probability"] != student["probability"]).any()
     # To a method that learns from labels alone it is the same whether the other clips are there.
     alone = few | {"name": "few", "arms": {"supervised": arms["supervised"]}}
     assert house.makes("train", **alone) == {"prepare": 1, "train": 1}

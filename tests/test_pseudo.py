@@ -9,20 +9,24 @@ import pytest
 from test_samples import make_store
 from test_unlabelled import SETTINGS, hide, relabelled
 
+from envs.pair_selection import EnvFiles, PairSelectionEnv
+from envs.settings import EnvSettings
 from l2a_ray.classifier.data import read_data
 from l2a_ray.classifier.network import save_network
 from l2a_ray.classifier.pseudo import guess, write_pool
 from l2a_ray.classifier.settings import PseudoSettings
 from l2a_ray.classifier.zoo import build_network
+from l2a_ray.composites.settings import CompositeSettings
 from l2a_ray.config import load
 from l2a_ray.errors import LeakError, SettingError, StageError
 from l2a_ray.pairs.labels import GUESSES
-from l2a_ray.pairs.match import Pools, candidate_pairs
-from l2a_ray.pairs.settings import MatchSettings
+from l2a_ray.pairs.match import Pools, candidate_pairs, write_candidates
+from l2a_ray.pairs.settings import EmbeddingSettings, MatchSettings
 from l2a_ray.pipeline.build import Pipeline
 from l2a_ray.pipeline.results import _next, closure
 from l2a_ray.pipeline.stage import Stage
 from l2a_ray.prepare.store import ClipStore
+from l2a_ray.selector.describe import write_vectors
 from l2a_ray.videos.splits import Role, refuse_others
 
 SUPERVISED = replace(SETTINGS, method="supervised", distill=0.0)
@@ -125,6 +129,50 @@ def test_no_true_label_of_a_hidden_clip_makes_a_difference(store: ClipStore, mod
     for kind in ("random", "same_class"):
         match = MatchSettings(kind=kind)
         pd.testing.assert_frame_equal(paired(one, match), paired(other, match))
+
+
+def test_no_true_label_of_a_hidden_clip_enters_a_reward(store: ClipStore, model: Path, tmp_path: Path) -> None:
+    """Nor what the Selector is told of a clip. That the guesses do enter shows that this could fail."""
+
+    def turn(index: pd.DataFrame) -> pd.DataFrame:
+        return index.assign(label=index["label"].mask(index["split"] == "unlabelled", (index["label"] + 1) % 3))
+
+    def guess_otherwise(index: pd.DataFrame) -> pd.DataFrame:
+        return index.assign(label=index["label"].mask(index["split"] == "pseudo", (index["label"] + 1) % 3))
+
+    judged = relabelled(
+        store, tmp_path / "judged", lambda index: index.assign(split=index["split"].replace("test", "val"))
+    )
+    settings = PseudoSettings(keep_share=0.5)
+    one, _ = pool(judged, model, tmp_path / "one", settings)
+    other, _ = pool(relabelled(judged, tmp_path / "turned", turn), model, tmp_path / "other", settings)
+    here, there = rewards(one, model, tmp_path / "here"), rewards(other, model, tmp_path / "there")
+    assert here == there and len(set(here)) > 1
+    assert (tmp_path / "here/vectors.safetensors").read_bytes() == (tmp_path / "there/vectors.safetensors").read_bytes()
+    assert rewards(relabelled(one, tmp_path / "otherwise", guess_otherwise), model, tmp_path / "elsewhere") != here
+
+
+def rewards(store: ClipStore, model: Path, folder: Path) -> list[float]:
+    """What the steps of an episode give, whose pairs are drawn and chosen as in every other."""
+    folder.mkdir()
+    seen = store.index.assign(foreground_ratio=0.2, foreground_frames=1.0)
+    write_candidates(seen, store.classes, MatchSettings(kind="random"), 0, folder)
+    vectors, network, crop = folder / "vectors.safetensors", SUPERVISED.network, SUPERVISED.crop
+    write_vectors(store, model, network, crop, "one_hot", EmbeddingSettings(), vectors, agreement=True)
+    files = EnvFiles(
+        store=str(store.root),
+        pairs=str(folder / "pairs.parquet"),
+        vectors=str(vectors),
+        warm_start=str(model),
+        network=network,
+        composite=CompositeSettings(),
+        crop=crop,
+        settings=EnvSettings(pairs=16, steps=4),
+        seed=0,
+    )
+    env, rng = PairSelectionEnv.from_files({"files": files}), np.random.default_rng(0)
+    env.reset(seed=0)
+    return [float(env.step(rng.integers(0, 2, 16, dtype=np.int8))[1]) for _ in range(4)]
 
 
 def test_above_every_probability_all_is_as_without_and_with_the_truth_as_with_all_labels(

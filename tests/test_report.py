@@ -23,7 +23,7 @@ from l2a_ray.outputs.report.spread import Json, compare, mean_of, spread
 from l2a_ray.outputs.report.tables import RunTables, Selection, summarise
 from l2a_ray.outputs.report.truth import auc, auc_by_class
 from l2a_ray.outputs.report.variety import collapsed, in_use, variety
-from l2a_ray.pairs.truth import mark_wrong, read_truth
+from l2a_ray.pairs.truth import mark_wrong, read_truth, sound_clips
 from l2a_ray.prepare.segment.base import Planes
 from l2a_ray.prepare.store import (
     FAILED_COLUMNS,
@@ -74,6 +74,7 @@ def tables(name: str = "run", arms: Mapping[str, Arm] = SHIPPED, **parts: Any) -
         "history",
         "curves",
         "results",
+        "students",
         "predictions",
         "recommendation",
         "truth",
@@ -157,11 +158,15 @@ def chosen() -> dict[str, Any]:
 
 def make_truth(root: Path) -> pd.DataFrame | None:
     """Clip 3 has a wrong label; what is said of the test split is not to be read."""
-    rows = [("0.mp4", "train", ""), ("1.mp4", "train", "lost"), ("3.mp4", "train", "wrong_label")]
-    rows.append(("1.mp4", "test", "wrong_label"))
+    rows = [
+        ("0.mp4", "train", "jump", ""),
+        ("1.mp4", "train", CLASSES[1], "lost"),
+        ("3.mp4", "train", "run", "wrong_label"),
+    ]
+    rows.append(("1.mp4", "test", "run", "wrong_label"))
     path = root / "<videos>/truth.parquet"
     path.parent.mkdir(parents=True)
-    pd.DataFrame(rows, columns=["path", "split", "bad"]).to_parquet(path)
+    pd.DataFrame(rows, columns=["path", "split", "true_class", "bad"]).to_parquet(path)
     return read_truth(str(path.parent))
 
 
@@ -182,7 +187,10 @@ def make_whole(root: Path) -> RunTables:
         "truth": make_truth(root),
         "guesses": make_guesses(),
     }
-    return tables("run <1>", **chosen(), **evaluated(TOP1), **parts)
+    tested = evaluated(TOP1)
+    averaged = tested["results"]["arm"] == "random"
+    parts["students"] = tested["results"][averaged].assign(top1=lambda rows: rows["top1"] / 2)
+    return tables("run <1>", **chosen(), **tested, **parts)
 
 
 def report(run: RunTables, root: Path) -> tuple[Json, str]:
@@ -384,11 +392,17 @@ def test_auc_in_class_does_not_compare_classes() -> None:
     assert auc(pairs["score"], pairs["wrong"]) == pytest.approx(3 / 6)
 
 
-def test_a_lost_actor_and_the_background_are_no_wrong_label() -> None:
-    index = pd.DataFrame({"id": ["a", "b", "c"], "path": ["/v/a", "/v/b", "/v/c"]})
-    truth = pd.DataFrame({"path": ["/v/b", "/v/c"], "bad": ["wrong_label", "lost"]})
-    pairs = pd.DataFrame({"foreground": ["a", "b", "c"], "background": ["b", "a", "b"]})
-    assert mark_wrong(pairs, truth, index)["wrong"].tolist() == [False, True, False]
+def test_a_label_is_wrong_where_the_actor_does_something_else() -> None:
+    """As a lost actor and a wrong background do not; by the label in the pair, which may be a pseudo-label."""
+    index = pd.DataFrame({"id": ["a", "b", "c"], "path": ["/v/a", "/v/b", "/v/c"], "class_name": ["run"] * 3})
+    truth = pd.DataFrame({"path": ["/v/b", "/v/c"], "true_class": ["jump", "run"], "bad": ["wrong_label", "lost"]})
+    pairs = pd.DataFrame({"foreground": ["a", "b", "c", "b", "c"], "background": ["b", "a", "b", "a", "a"]})
+    pairs["foreground_label"] = [2, 2, 2, 0, 0]
+    assert mark_wrong(pairs, truth, index, CLASSES)["wrong"].tolist() == [False, True, False, False, True]
+    assert not sound_clips(truth, index)
+    guessed = index.assign(class_name=["run", "jump", "jump"])
+    assert sound_clips(truth, guessed) == {"b"}
+    assert sound_clips(truth.assign(bad=""), index) == {"c"}
 
 
 @pytest.mark.parametrize("truth", [None, b"PAR1 not really", "other columns", "no wrong label"])
@@ -401,7 +415,7 @@ def test_without_truth_there_is_no_section(tmp_path: Path, truth: bytes | str | 
         path.write_bytes(truth)
     else:
         table = pd.read_parquet(path)
-        table = table[["path"]] if truth == "other columns" else table[table["bad"] != "wrong_label"]
+        table = table[["path"]] if truth == "other columns" else table[table["path"] != "3.mp4"]
         table.to_parquet(path)
     metrics, page = report(tables(**chosen(), truth=read_truth(str(path.parent))), tmp_path)
     assert metrics["truth"] == {} and QUESTION not in page and "wrong_labels" not in page
@@ -458,6 +472,14 @@ def test_what_each_seed_has_is_told_as_the_mean(tmp_path: Path) -> None:
     assert metrics["truth"]["select/share_wrong_label_selected"] == pytest.approx((0.0 + 1.0) / 2)
     assert metrics["timing"]["selector/seconds_train"] == pytest.approx(2 * 20 * 0.2), "time is added up"
     assert "<dt>threshold</dt><dd>0.600</dd>" in page and "All candidate pairs by score, seed 0;" in page
+
+
+def test_what_was_trained_is_told_beside_its_average(whole: tuple[Path, Json, str]) -> None:
+    _, metrics, page = whole
+    top1, of_student = (metrics["arms"]["random"][name]["values"] for name in ("classifier/top1", "student/top1"))
+    assert of_student == {seed: value / 2 for seed, value in top1.items()} and len(top1) > 1
+    assert "student/top1" not in metrics["arms"]["real"]
+    assert page.count(f"before averaging its weights: {50 * np.mean(list(top1.values())):.1f} % ± ") == 1
 
 
 def test_means_are_of_each_number() -> None:

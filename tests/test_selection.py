@@ -283,8 +283,9 @@ def test_sound_pairs_are_drawn_among_sound_clips_alone(tmp_path: Path, within: W
     clips = exact_clips()
     pairs = write_pairs(tmp_path / "pairs.parquet", clips, 4000)
     names = clips.ids_N.astype(str)
-    index = pd.DataFrame({"id": names, "path": [f"{name}.mp4" for name in names]})
+    index = pd.DataFrame({"id": names, "path": [f"{name}.mp4" for name in names], "class_name": "run"})
     truth = pd.DataFrame({"path": index["path"], "bad": ["wrong_label", "lost", "", "", "", ""] * 10})
+    truth["true_class"] = np.where(truth["bad"] == "wrong_label", "jump", "run")
     truth.assign(split="train").to_parquet(tmp_path / "truth.parquet")
     index["path"] = [str(tmp_path / path) for path in index["path"]]
     sound = set(names[truth["bad"] == ""])

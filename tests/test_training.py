@@ -19,6 +19,7 @@ import pytest
 import safetensors.torch
 import torch
 from safetensors import safe_open
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_samples import make_store
 from torch import Tensor, nn
 
@@ -87,6 +88,15 @@ def train(runs: list[TrainingRun], store: ClipStore, workers: WorkerSettings = O
     train_classifiers([replace(run, store=store.root) for run in runs], workers, runs[0].folder.parent / "scratch")
 
 
+def curve(folder: Path) -> dict[int, float]:
+    """The loss as TensorBoard shows it, by step."""
+    events = EventAccumulator(str(folder / "tensorboard"))
+    events.Reload()
+    shown = events.Scalars("train/loss")
+    assert len({event.step for event in shown}) == len(shown)
+    return {event.step: event.value for event in shown}
+
+
 @pytest.fixture(scope="module")
 def trained(store: ClipStore, pairs: str, session: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("trained")
@@ -120,9 +130,13 @@ def test_each_run_leaves_its_model_and_history(store: ClipStore, trained: Path) 
         assert history["step"].to_list() == list(range(3, 3 * EPOCHS + 1, 3))  # 18 clips in batches of 6
         assert history["wait_share"].between(0, 1).all()
     assert histories[0]["loss"].iloc[-1] < 0.1 < histories[1]["loss"].iloc[-1]  # mixed labels keep an entropy
-    assert sorted(path.name for path in trained.rglob("*")) == sorted(
-        ["real-0", "random-0", *["model.safetensors", "history.parquet"] * 2]
-    )
+    assert {str(path.relative_to(trained)) for path in trained.glob("*/*")} == {
+        f"{run}/{name}"
+        for run in ("real-0", "random-0")
+        for name in ("model.safetensors", "history.parquet", "tensorboard")
+    }
+    for history, run in zip(histories, ("real-0", "random-0"), strict=True):
+        assert curve(trained / run) == pytest.approx(history.set_index("step")["loss"].to_dict())
 
 
 @pytest.mark.ray
@@ -224,6 +238,7 @@ def test_a_killed_worker_goes_on_from_its_last_epoch_and_ends_with_the_same_bits
     history, undisturbed = (pd.read_parquet(folder / "random-0" / "history.parquet") for folder in (tmp_path, trained))
     assert 0 < killed[0] < EPOCHS and history["epoch"].tolist() == list(range(1, EPOCHS + 1))
     assert history["loss"].tolist() == undisturbed["loss"].tolist()
+    assert curve(tmp_path / "random-0") == curve(trained / "random-0")
     once, twice = (safetensors.torch.load_file(f / "random-0" / "model.safetensors") for f in (trained, tmp_path))
     assert all(torch.equal(once[name], twice[name]) for name in once)
 

@@ -13,8 +13,8 @@ import json
 import math
 import time
 from collections.abc import Callable, Generator
-from contextlib import closing
-from dataclasses import dataclass
+from contextlib import ExitStack, closing
+from dataclasses import asdict, dataclass, field
 
 import pandas as pd
 import ray.train
@@ -27,6 +27,7 @@ from safetensors import SafetensorError
 
 from l2a_ray.classifier.data import read_data
 from l2a_ray.classifier.feed import Source, feed
+from l2a_ray.classifier.files import CHECKPOINT, HISTORY, MODEL, STUDENT, TRACKED
 from l2a_ray.classifier.frozen import FrozenFeed, KeptFeatures, backbone_is_frozen
 from l2a_ray.classifier.methods import METHODS
 from l2a_ray.classifier.methods.base import Batch
@@ -49,11 +50,10 @@ from l2a_ray.pairs.labels import NONE, Labels
 from l2a_ray.prepare.store import ClipStore
 from l2a_ray.runtime.session import raise_cause
 from l2a_ray.runtime.telemetry import count, show
+from l2a_ray.runtime.tracking import Tracker, TrackingSettings
 from l2a_ray.storage.files import AnyPath, header_metadata, read_bytes, write_bytes
 
 Feed = Callable[[int, int, int, int], Generator[Stacked, None, None]]
-MODEL, HISTORY, CHECKPOINT = "model.safetensors", "history.parquet", "checkpoint.safetensors"
-STUDENT = "student.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +69,7 @@ class TrainingRun:
         composite: how pairs are composited and labelled.
         settings: what it is and how it is trained.
         teacher: folder of a teacher's probabilities (:mod:`l2a_ray.classifier.teacher`), or None.
+        tracking: who gets the curves, besides TensorBoard.
     """
 
     name: str
@@ -79,6 +80,7 @@ class TrainingRun:
     composite: CompositeSettings
     settings: ClassifierSettings
     teacher: str | None = None
+    tracking: TrackingSettings = field(default_factory=TrackingSettings)
 
     @property
     def done(self) -> bool:
@@ -181,15 +183,28 @@ class _Training:
     def run(self) -> None:
         """Train from the last checkpoint, or from the start, to the end."""
         first = len(self.history) * self.schedule.steps_per_epoch
-        with closing(self.feed(first, self.total_steps, self.rank, self.workers)) as batches:
+        with ExitStack() as stack:
+            tracker = stack.enter_context(closing(self._tracker(first + 1))) if self.rank == 0 else None
+            batches = stack.enter_context(closing(self.feed(first, self.total_steps, self.rank, self.workers)))
             for epoch in range(len(self.history), self.epochs):
                 # Dropout, where a network has it, must not depend on what was drawn before a restart.
                 torch.manual_seed(epoch_seed(self.about.seed, epoch, self.rank))
                 self.history.append(self._epoch(epoch, batches))
+                if tracker is not None:
+                    self._track(tracker, self.history[-1])
                 if self.rank == 0 and (epoch + 1) % self.checkpoint_every == 0:
                     self._save_checkpoint()
         if self.rank == 0:
             self._finish()
+
+    def _tracker(self, first_step: int) -> Tracker:
+        about = self.about
+        config = {"classifier": asdict(self.settings), "composite": asdict(about.composite), "seed": about.seed}
+        return Tracker(about.folder / TRACKED, about.tracking, about.name, config, first_step)
+
+    def _track(self, tracker: Tracker, row: dict[str, float]) -> None:
+        values = {name: value for name, value in row.items() if name not in ("epoch", "step") and math.isfinite(value)}
+        tracker.log(int(row["step"]), {f"train/{name}": value for name, value in values.items()})
 
     def _epoch(self, epoch: int, batches: Generator[Stacked, None, None]) -> dict[str, float]:
         started, waited, losses = time.perf_counter(), 0.0, []

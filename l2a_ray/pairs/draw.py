@@ -58,20 +58,21 @@ def draw_pairs(path: AnyPath, settings: BudgetSettings, seed: int, out: AnyPath)
 def draw_sound_pairs(
     path: AnyPath, index: pd.DataFrame, root: str, settings: BudgetSettings, seed: int, out: AnyPath
 ) -> None:
-    """Write ``random.parquet`` as :func:`draw_pairs` does, of pairs of sound clips: neither of them is bad.
+    """Write ``random.parquet`` as :func:`draw_pairs` does, of pairs of two sound clips alone.
 
-    A group with fewer such pairs than its budget gives all of them.
+    Sound is a clip that shows what its label says, actor and all. A group with fewer such pairs than its
+    budget gives all of them.
 
     Args:
         path: the candidate pairs.
         index: rows of ``ClipStore.index``.
-        root: folder of the data set, whose ``truth.parquet`` says which videos are bad.
+        root: folder of the data set, whose ``truth.parquet`` says what its videos show.
         settings: how many, and of what.
         seed: of the draw.
         out: folder to write to.
 
     Raises:
-        DatasetError: nobody knows which videos are bad.
+        DatasetError: nobody knows what the videos show.
         StageError: there is no candidate pair, or none of sound clips.
     """
     truth = read_truth(root)

@@ -88,8 +88,10 @@ class Pools:
         self.classes, self.settings = classes, settings
         self.labels = self.table["label"].to_numpy(np.int32)
         labelled = (self.table["split"] == "train").to_numpy()
-        self._actors = has_actor(self.table, settings, actors).to_numpy() & (labelled | (settings.origins == "any"))
-        self._scenes = has_scene(self.table, settings).to_numpy() & (labelled | (settings.origins != "labelled"))
+        self._may_give_actor = labelled | (settings.origins == "any")
+        self._may_give_scene = labelled | (settings.origins != "labelled")
+        self._actors = self._may_give_actor & has_actor(self.table, settings, actors).to_numpy()
+        self._scenes = self._may_give_scene & has_scene(self.table, settings).to_numpy()
 
     def foregrounds(self, label: int) -> NDArray[np.int64]:
         """Return the clips of a class that show enough of an actor."""
@@ -117,19 +119,26 @@ class Pools:
         return pd.DataFrame(rows, columns=["class_name", "role", "reason"], dtype="str")
 
     def _left_out(self, label: int, paired: bool) -> Iterator[tuple[str, str, str]]:
-        name, count = self.classes[label], int((self.labels == label).sum())
-        every = f"the masks of all its {count} training clips cover"
-        none = "it has no training clip"
+        name = self.classes[label]
         if not self.foregrounds(label).size:
             limit = f"less than match.min_foreground={self.settings.min_foreground} of the pixels"
             frames = f"or less than match.min_actor_frames={self.settings.min_actor_frames} of the frames"
-            yield name, "foreground", f"{every} {limit}, {frames}" if count else none
+            yield name, "foreground", self._reason(label, self._may_give_actor, f"{limit}, {frames}")
         elif not paired:
             others = "its own class but itself" if self.settings.kind == "same_class" else "another class"
             yield name, "foreground", f"no clip of {others} can serve as background"
         if not self.backgrounds(label).size:
-            limit = f"more than match.max_foreground={self.settings.max_foreground}"
-            yield name, "background", f"{every} {limit} of the pixels" if count else none
+            limit = f"more than match.max_foreground={self.settings.max_foreground} of the pixels"
+            yield name, "background", self._reason(label, self._may_give_scene, limit)
+
+    def _reason(self, label: int, allowed: NDArray[np.bool_], limit: str) -> str:
+        """Say why no clip of a class serves in a role, given which clips may and what their masks cover."""
+        own = self.labels == label
+        if not own.any():
+            return "it has no training clip"
+        if not (own & allowed).any():
+            return f"its {own.sum()} training clips have pseudo-labels, and match.origins={self.settings.origins}"
+        return f"the masks of all its {(own & allowed).sum()} training clips cover {limit}"
 
 
 def candidate_pairs(pools: Pools, neighbours: NDArray[np.int64] | None, seed: int) -> Iterator[pa.Table]:

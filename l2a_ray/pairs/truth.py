@@ -3,6 +3,9 @@
 Only the report, benchmarks and the oracle's arm read it; another stage that did would cheat.
 """
 
+from collections.abc import Sequence
+
+import numpy as np
 import pandas as pd
 import pyarrow
 
@@ -10,26 +13,32 @@ from l2a_ray.storage.files import as_path, read_table
 
 
 def read_truth(root: str) -> pd.DataFrame | None:
-    """Read which training videos are bad from ``truth.parquet`` in a data set's folder; None if it has none.
+    """Read what training videos show from ``truth.parquet`` in a data set's folder; None if it has none.
 
     Returns:
-        Columns path (absolute) and bad ("", "wrong_label" or "lost"). Without those of the test split.
+        Columns path (absolute), true_class, what the actor does, and bad ("", "wrong_label" or "lost"). Without those
+        of the test split.
     """
     folder = as_path(root).absolute()
     try:
-        found = read_table(folder / "truth.parquet", columns=["path", "bad", "split"])
+        found = read_table(folder / "truth.parquet", columns=["path", "true_class", "bad", "split"])
     except (OSError, ValueError, KeyError, pyarrow.ArrowException):
         return None  # most data sets have no such file, and one by that name may be the user's own
     found = found[found["split"] == "train"].drop(columns="split")
-    return found.assign(path=[str(folder / path) for path in found["path"]])
+    return found.assign(path=[str(folder / path) for path in found["path"]]).drop_duplicates("path")
 
 
-def mark_wrong(pairs: pd.DataFrame, truth: pd.DataFrame, index: pd.DataFrame) -> pd.DataFrame:
-    """Add the column ``wrong`` to pairs: whether the foreground, whose label the composite gets, has a wrong one."""
-    paths = truth["path"][truth["bad"] == "wrong_label"]
-    return pairs.assign(wrong=pairs["foreground"].isin(index["id"][index["path"].isin(paths)]))
+def mark_wrong(pairs: pd.DataFrame, truth: pd.DataFrame, index: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
+    """Add the column ``wrong`` to pairs: whether the foreground does not show what ``foreground_label`` says.
+
+    A given label may be wrong, and so may a pseudo-label. Where the truth does not know a clip, nothing is wrong.
+    """
+    shown = pairs["foreground"].map(index.set_index("id")["path"].map(truth.set_index("path")["true_class"]))
+    called = np.array(classes, dtype=object)[pairs["foreground_label"]]
+    return pairs.assign(wrong=shown.notna() & (shown != called))
 
 
 def sound_clips(truth: pd.DataFrame, index: pd.DataFrame) -> frozenset[str]:
-    """Return the ids of the clips whose videos are not bad, of those that the truth knows."""
-    return frozenset(index["id"][index["path"].isin(truth["path"][truth["bad"] == ""])])
+    """Return the ids of the clips that show what their label says, actor and all, of those that the truth knows."""
+    known = index[["id", "path", "class_name"]].merge(truth, on="path")
+    return frozenset(known["id"][(known["class_name"] == known["true_class"]) & (known["bad"] != "lost")])

@@ -216,6 +216,7 @@ class Pipeline:
             seed=seed,
             arm=arm,
             workers=settings.workers,
+            tracking=settings.tracking,
         )
 
     @cache  # noqa: B019

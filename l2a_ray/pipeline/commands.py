@@ -4,6 +4,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from l2a_ray.classifier import files
 from l2a_ray.config.settings import Settings
 from l2a_ray.errors import DatasetError, owned_by
 from l2a_ray.pipeline.build import Pipeline
@@ -63,11 +64,12 @@ def check(settings: Settings) -> AnyPath:
 
 
 def make(settings: Settings, stage: str) -> None:
-    """Make the results of ``match``, ``train-selector``, ``select``, ``train``, ``evaluate`` or ``teach``."""
+    """Make the results of a stage of ``l2a_ray.cli.MAKERS``."""
     pipeline = Pipeline(settings)
     wanted = pipeline.all(stage)
     if not wanted:
-        logger.info("%s: nothing to do, no arm of %s needs it", stage, ", ".join(pipeline.arms))
+        why = "pseudo.rounds is 0" if stage == "pseudo-label" else f"no arm of {', '.join(pipeline.arms)} needs it"
+        logger.info("%s: nothing to do, %s", stage, why)
     pipeline.results.make(wanted)
     for one in wanted:
         logger.info("%s: %s", one.title, pipeline.results.folder(one))
@@ -235,7 +237,7 @@ def _hand_over(pipeline: Pipeline) -> list[str]:
         "settings": train.settings(),
         "made": {name: record[name] for name in ("title", "key", "made_by")},
     }
-    weights, out = results.folder(train) / "model.safetensors", settings.folder / MODEL
+    weights, out = results.folder(train) / files.MODEL, settings.folder / MODEL
     with owned_by("classifier"):
         save_classifier(
             out,

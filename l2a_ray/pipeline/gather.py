@@ -19,6 +19,7 @@ from l2a_ray.pairs.table import open_pairs, read_pairs
 from l2a_ray.pairs.truth import read_truth
 from l2a_ray.pipeline.build import Pipeline
 from l2a_ray.pipeline.stage import Stage
+from l2a_ray.pipeline.stages.classifiers import OF_STUDENT
 from l2a_ray.selector import learned as of_selector
 from l2a_ray.storage.files import AnyPath, as_path, read_bytes, read_table
 
@@ -44,6 +45,7 @@ def gather(pipeline: Pipeline) -> RunTables:
         selections=list(_selections(pipeline, seeds)),
         curves=_joined(_of_arms(pipeline, pipeline.train, "history.parquet")),
         results=_joined(_of_arms(pipeline, pipeline.evaluate, "metrics.parquet")),
+        students=_joined(_of_arms(pipeline, pipeline.evaluate, f"{OF_STUDENT}/metrics.parquet")),
         predictions=_joined(_of_arms(pipeline, pipeline.evaluate, "predictions.parquet")),
         recommendation=read_recommendation(pipeline),
         truth=read_truth(settings.data.root),

@@ -266,6 +266,11 @@ def _assumptions(plan: Plan, needed: Sequence[Stage], sizes: Sequence[Counts], s
             f"no growth could be measured of {', '.join(flat)}: taken as constant. Larger samples tell more "
             "(plan.clips_per_class, plan.steps, plan.iterations)"
         )
+    if "pseudo-label" in stages:
+        sentences.append(
+            "clips that get a pseudo-label are not counted as training clips: pairs, and whatever grows with them and "
+            "with training clips, grow with what is kept"
+        )
     if sizes[0].clips < 4 * larger.cpus:
         sentences.append(
             f"{sizes[0].clips} clips do not keep {larger.cpus:g} CPUs busy, so the time of prepare is rough. Raise "

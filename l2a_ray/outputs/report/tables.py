@@ -68,9 +68,10 @@ class RunTables:
         selections: the pairs of each arm and seed.
         curves: the classifiers' training, with columns arm and seed.
         results: arm, seed, set, top1, top5, loss, clips, left_out: a row a set of test clips.
+        students: as ``results``, of the networks whose average weights are an arm's result.
         predictions: arm, seed, set, id, label, background, predicted, probability.
         recommendation: which classifier is handed over, as ``l2a_ray.deploy.choose`` describes it.
-        truth: path and bad of the training videos, if the data set tells.
+        truth: path, true_class and bad of the training videos, if the data set tells.
         missing: class_name, name and part of the published clips that have no file.
         config: the settings, as YAML.
         made: of each result its record: title, key, started, seconds, together (made in that time) and made_by, one
@@ -88,6 +89,7 @@ class RunTables:
     selections: Sequence[Selection]
     curves: pd.DataFrame | None
     results: pd.DataFrame | None
+    students: pd.DataFrame | None
     predictions: pd.DataFrame | None
     recommendation: Json | None
     truth: pd.DataFrame | None
@@ -148,6 +150,9 @@ def summarise(tables: RunTables, store: ClipStore, masks: pd.DataFrame, composit
     if tables.results is not None:
         real = tables.results[tables.results["set"] == REAL]
         metrics["arms"] = _arms(real, tables.real_predictions, store.classes, tables.arms)
+        if tables.students is not None:
+            for arm, rows in tables.students[tables.students["set"] == REAL].groupby("arm"):
+                metrics["arms"][arm]["student/top1"] = spread(rows.set_index("seed")["top1"])
         metrics["sets"] = _sets(tables.results, metrics["arms"], tables.arms)
         metrics["comparison"] = compare(real, list(tables.arms))
     if tables.real_predictions is not None:
@@ -207,7 +212,7 @@ def _truth(tables: RunTables, truth: pd.DataFrame, store: ClipStore) -> Json:
     ]
     shares: dict[str, list[float]] = {}
     for one in tables.selections:
-        share = mark_wrong(one.pairs, truth, store.index)["wrong"].mean()
+        share = mark_wrong(one.pairs, truth, store.index, store.classes)["wrong"].mean()
         shares.setdefault(f"select/share_wrong_label_{one.arm}", []).append(float(share))
     found = mean_of(part for part in judged if part)
     return found | {name: float(np.mean(values)) for name, values in shares.items()} if found else {}

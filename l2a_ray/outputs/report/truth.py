@@ -42,7 +42,7 @@ def judge(pairs: dict[str, pd.DataFrame], truth: pd.DataFrame, index: pd.DataFra
     Returns:
         Numbers by name; empty if no label, or every label, is wrong.
     """
-    marked = {name: mark_wrong(table, truth, index) for name, table in pairs.items()}
+    marked = {name: mark_wrong(table, truth, index, classes) for name, table in pairs.items()}
     drawn = marked["random"]
     whole, by_class = auc(drawn["score"], drawn["wrong"]), auc_by_class(drawn)
     if np.isnan(whole):

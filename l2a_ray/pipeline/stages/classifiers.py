@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
+from l2a_ray.classifier.files import MODEL, STUDENT
 from l2a_ray.classifier.settings import ClassifierSettings, EvaluateSettings, Looks, WorkerSettings
 from l2a_ray.composites.settings import CompositeSettings
 from l2a_ray.fields import setting
@@ -14,6 +15,7 @@ from l2a_ray.pipeline.stage import Inputs, Job, Stage
 from l2a_ray.pipeline.stages.clips import Clips, Prepare, Teach, open_store
 from l2a_ray.pipeline.stages.selection import PairSource
 from l2a_ray.pipeline.stages.together import jobs_of, samples, train_together
+from l2a_ray.runtime.tracking import TrackingSettings
 from l2a_ray.storage.files import AnyPath, write_json
 
 if TYPE_CHECKING:
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
     from l2a_ray.runtime.cluster import Phase
 
 logger = logging.getLogger(__name__)
+OF_STUDENT = "student"
+"""Folder with what is known of the student, in the result of a stage that looks at a classifier."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -42,6 +46,7 @@ class Train(Stage):
     seed: int
     arm: str = setting(execution=True)
     workers: WorkerSettings = setting(execution=True)
+    tracking: TrackingSettings = setting(execution=True)
 
     @property
     def title(self) -> str:
@@ -70,6 +75,7 @@ class Train(Stage):
                 composite=stage.composite or CompositeSettings(),
                 settings=stage.classifier,
                 teacher=None if stage.teacher is None else str(inputs.folder(stage.teacher)),
+                tracking=stage.tracking,
             )
             for stage, folder in jobs_of(cls, jobs)
         ]
@@ -82,6 +88,8 @@ class Train(Stage):
 class OfClassifier(Stage):
     """A stage that looks at a classifier."""
 
+    of_students: ClassVar[bool] = False
+    """Whether it looks at the weights that were trained too, where the result is their average."""
     train: Train
     evaluate: Looks
 
@@ -111,12 +119,15 @@ class OfClassifier(Stage):
         if lost := [f"{one.name} {one.left_out}" for one in sets if one.left_out]:
             about = "left out, for want of an actor in most frames or of a scene of another class and source"
             logger.warning("%s: of %d clips %s: %s", cls.name, len(sets[0].clips), about, ", ".join(lost))
-        kept = BackboneFeatures()
-        with Bar(total=len(jobs) * sum(len(one.clips) for one in sets), desc=cls.name, unit="clip") as bar:
-            for stage, folder in jobs_of(OfClassifier, jobs):
-                if sets:
-                    model = inputs.folder(stage.train) / "model.safetensors"
-                    evaluate_model(model, store, stage.train.classifier, sets, folder, stage.evaluate, bar.update, kept)
+        kept, tested = BackboneFeatures(), []
+        for stage, folder in jobs_of(OfClassifier, jobs):
+            of = inputs.folder(stage.train)
+            tested.append((stage, of / MODEL, folder))
+            if cls.of_students and (of / STUDENT).is_file():
+                tested.append((stage, of / STUDENT, folder / OF_STUDENT))
+        with Bar(total=len(tested) * sum(len(one.clips) for one in sets), desc=cls.name, unit="clip") as bar:
+            for stage, model, out in tested if sets else []:
+                evaluate_model(model, store, stage.train.classifier, sets, out, stage.evaluate, bar.update, kept)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -124,7 +135,8 @@ class Evaluate(OfClassifier):
     """What a classifier does on the test split, which nothing before has seen."""
 
     name: ClassVar[str] = "evaluate"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
+    of_students: ClassVar[bool] = True
     evaluate: EvaluateSettings = field(default_factory=EvaluateSettings)
 
     def size(self, counts: "Counts") -> float:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+from l2a_ray.classifier.files import MODEL
 from l2a_ray.classifier.settings import PseudoSettings
 from l2a_ray.pipeline import demands
 from l2a_ray.pipeline.stage import Inputs
@@ -34,6 +35,6 @@ class PseudoLabel(SeededStage, Clips):
         from l2a_ray.classifier.pseudo import write_pool
         from l2a_ray.runtime.progress import Bar
 
-        store, model = open_store(inputs, self.prepare), inputs.folder(self.warm_start) / "model.safetensors"
+        store, model = open_store(inputs, self.prepare), inputs.folder(self.warm_start) / MODEL
         with Bar(total=len(store.rows("unlabelled")), desc=self.title, unit="clip") as bar:
             write_pool(store, model, self.warm_start.warm_start.classifier, self.pseudo, out, bar.update)

@@ -6,6 +6,7 @@ from math import exp
 from typing import TYPE_CHECKING, ClassVar
 
 from envs.settings import EnvSettings
+from l2a_ray.classifier.files import MODEL
 from l2a_ray.classifier.settings import WorkerSettings
 from l2a_ray.composites.settings import CompositeSettings
 from l2a_ray.errors import owned_by
@@ -100,7 +101,7 @@ class Describe(SeededStage):
         classifier = self.warm_start.warm_start.classifier
         write_vectors(
             open_store(inputs, self.warm_start.prepare),
-            inputs.folder(self.warm_start) / "model.safetensors",
+            inputs.folder(self.warm_start) / MODEL,
             classifier.network,
             classifier.crop,
             self.labels,
@@ -139,7 +140,7 @@ class TrainSelector(SeededStage):
             store=str(inputs.folder(warm.prepare)),
             pairs=str(inputs.folder(self.match) / "pairs.parquet"),
             vectors=str(inputs.folder(self.describe) / "vectors.safetensors"),
-            warm_start=str(inputs.folder(warm) / "model.safetensors"),
+            warm_start=str(inputs.folder(warm) / MODEL),
             network=classifier.network,
             composite=self.composite,
             crop=classifier.crop,
@@ -205,6 +206,7 @@ class DrawSound(Draw):
     """Pairs drawn at random from the candidates without a bad clip, which generated videos tell."""
 
     name: ClassVar[str] = "draw-sound"
+    version: ClassVar[int] = 2
     root: str = setting("", execution=True)
     """As ``data.root``; the clips are those of ``match``."""
 

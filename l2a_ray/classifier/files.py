@@ -1,0 +1,12 @@
+"""The files that a training leaves in its folder."""
+
+MODEL = "model.safetensors"
+"""The weights that are the result."""
+STUDENT = "student.safetensors"
+"""The weights that were trained, where the result is their average."""
+HISTORY = "history.parquet"
+"""A row an epoch."""
+TRACKED = "tensorboard"
+"""Folder of the curves that TensorBoard shows while it is trained."""
+CHECKPOINT = "checkpoint.safetensors"
+"""Where an interrupted training goes on; gone once it is done."""
