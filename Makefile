@@ -10,8 +10,9 @@ demo: .venv/ready
 	$(BIN)/l2a run --config configs/demo.yaml
 	@echo "The report: runs/demo/report/index.html"
 
+# Most of the tests' time is waiting for processes to start, so two files are tested at once.
 test: .venv/ready
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-slow: .venv/ready
 	$(BIN)/pytest -m slow
