@@ -5,13 +5,14 @@ import logging
 import sys
 import traceback
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from jsonargparse import ArgumentParser, Namespace
 
 from l2a_ray.config import WITHOUT_CONFIG
-from l2a_ray.errors import L2AError, SettingError, StorageError
+from l2a_ray.errors import L2AError, SettingError, StorageError, owned_by
 
 if TYPE_CHECKING:
     from l2a_ray.config.settings import Settings
@@ -210,7 +211,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         # Of a table, what is given alone: a file's differences come between the base and the command line.
         parsed = build_parser(command, about_table).parse_args(given, defaults=not about_table)
-        _execute(parsed.subcommand, parsed[parsed.subcommand], about_table)
+        _execute(parsed.subcommand, parsed[parsed.subcommand], about_table, given)
     except L2AError as error:
         print(f"l2a: error: {error}", file=sys.stderr)
         sys.exit(2)
@@ -225,7 +226,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(130)
 
 
-def _execute(command: str, chosen: Namespace, about_table: bool) -> None:
+def _execute(command: str, chosen: Namespace, about_table: bool, given: Sequence[str]) -> None:
     if command == "generate":
         _generate(chosen)
     elif command in MODEL_USERS:
@@ -235,7 +236,7 @@ def _execute(command: str, chosen: Namespace, about_table: bool) -> None:
     elif about_table:
         _make_table(command, chosen)
     else:
-        _run_stage(command, chosen)
+        _run_stage(command, chosen, given)
 
 
 def _generate(chosen: Namespace) -> None:
@@ -313,11 +314,27 @@ def _make_table(command: str, chosen: Namespace) -> None:
         sys.exit(1)
 
 
-def _run_stage(command: str, chosen: Namespace) -> None:
+def _tell_what_has_no_effect(settings: "Settings", given: Sequence[str]) -> None:
+    """Name the settings among the options given that do nothing beside the others, for no arm."""
+    from l2a_ray.fields import overruled
+
+    trained = [settings]
+    for name, arm in settings.arms_by_name.items():  # an arm may train otherwise than the run
+        with owned_by(f"arms.{name}"):
+            trained.append(replace(settings, classifier=arm.trained(settings.classifier)))
+    for option in given:
+        name = option.removeprefix("--").partition("=")[0]
+        owners = [overruled(one, name) for one in trained] if option.startswith("--") else [None]
+        if all(owners):
+            logging.warning("--%s has no effect with %s", name, owners[0])
+
+
+def _run_stage(command: str, chosen: Namespace, given: Sequence[str]) -> None:
     from l2a_ray.config.loading import settings_from
     from l2a_ray.storage.files import as_path, out_of_reach
 
     settings = settings_from(chosen)
+    _tell_what_has_no_effect(settings, given)
     for name in ("runs", "store"):
         _refuse_job_copy(name, getattr(settings, name))
     try:

@@ -127,6 +127,23 @@ def relevant(settings: Any, prefix: str = "", without: Callable[[Any], bool] = l
     return found
 
 
+def overruled(settings: Any, name: str) -> str | None:
+    """Return which setting takes its effect from the one of that dotted name, and with what value; else None.
+
+    What is left to the program to choose (``auto``) takes it from none.
+    """
+    path, at = "", settings
+    for part in name.split("."):
+        fields = {field.name: field for field in dataclasses.fields(at)} if dataclasses.is_dataclass(at) else {}
+        if part not in fields:
+            return None
+        for owner, kinds in fields[part].metadata.get("only_for", {}).items():
+            if (value := getattr(at, owner)) not in (*kinds, "auto"):
+                return f"{path}{owner}={value}"
+        path, at = f"{path}{part}.", getattr(at, part)
+    return None
+
+
 def default_of(field: "dataclasses.Field[Any]") -> Any:
     """Return a field's default; ``dataclasses.MISSING`` where it has none."""
     if field.default_factory is not dataclasses.MISSING:

@@ -147,6 +147,28 @@ def test_wrong_type_and_missing_file_are_refused(tmp_path: Path, capsys: pytest.
     assert not (tmp_path / "runs").exists()
 
 
+def test_who_gives_a_setting_that_has_no_effect_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    nowhere = ["prepare", "--name", "a", "--runs", str(tmp_path / "runs"), "--data.root", str(tmp_path / "none")]
+
+    def told(*options: str) -> list[str]:
+        caplog.clear()
+        with pytest.raises(SystemExit):
+            main([*nowhere, *options])
+        return [text for text in caplog.messages if "no effect" in text]
+
+    assert told("--classifier.epochs", "5", "--classifier.steps=300") == [
+        "--classifier.epochs has no effect with classifier.steps=300"
+    ]
+    assert told("--segment.kind=motion", "--segment.people.points", "5") == [
+        "--segment.people.points has no effect with segment.kind=motion"
+    ]
+    assert told("--classifier.epochs", "5", "--segment.people.points", "5") == [], "what fits is chosen later"
+    own = "--arms", "{a: {pairs: none, method: fixmatch}, b: {pairs: none}}", "--classifier.semi.threshold", "0.5"
+    assert told(*own) == [], "an arm trains by a method of its own"
+    assert told(*own[2:]) == ["--classifier.semi.threshold has no effect with classifier.method=supervised"]
+    assert told("--config", str(CONFIGS / "demo.yaml"), "--composite.feather", "2") == []
+
+
 def test_missing_data_is_said_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     runs = str(tmp_path / "runs")
     message = refused(["prepare", "--name", "a", "--runs", runs, "--data.root", str(tmp_path / "none")], capsys)

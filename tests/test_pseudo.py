@@ -201,6 +201,15 @@ def test_origins_say_which_roles_kept_clips_have(store: ClipStore, model: Path, 
     assert roles(MatchSettings(kind="random", origins="any")) == (True, True)
     assert roles(MatchSettings(kind="random", origins="labelled_foreground")) == (False, True)
     assert roles(MatchSettings(kind="random", origins="labelled")) == (False, False)
+    # Where there is no actor at all, of a class of guesses alone, of one of both kinds, and of one of labels alone.
+    parts = {0: ["pseudo"] * 3, 1: ["train", "pseudo", "train"], 2: ["train"] * 3}
+    empty = pd.concat([made.index[:3].assign(label=label, split=split) for label, split in parts.items()])
+    empty = empty.assign(foreground_ratio=0.0, foreground_frames=0.0)
+    left_out = Pools(empty, made.classes, MatchSettings(kind="random", origins="labelled")).left_out(frozenset())
+    reasons = left_out[left_out["role"] == "foreground"]["reason"].tolist()
+    assert reasons[0] == "its 3 training clips have pseudo-labels, and match.origins=labelled"
+    assert reasons[1].startswith("the masks of all its 2 training clips with labels of their own cover less than")
+    assert reasons[2].startswith("the masks of all its 3 training clips cover less than")
 
 
 def test_a_store_without_hidden_clips_is_refused(whole: ClipStore, model: Path, tmp_path: Path) -> None:

@@ -399,6 +399,8 @@ def test_a_label_is_wrong_where_the_actor_does_something_else() -> None:
     pairs = pd.DataFrame({"foreground": ["a", "b", "c", "b", "c"], "background": ["b", "a", "b", "a", "a"]})
     pairs["foreground_label"] = [2, 2, 2, 0, 0]
     assert mark_wrong(pairs, truth, index, CLASSES)["wrong"].tolist() == [False, True, False, False, True]
+    of_a_file = mark_wrong(pairs[["foreground", "background"]], truth, index.assign(label=2), CLASSES)
+    assert of_a_file["wrong"].tolist() == [False, True, False, True, False]
     assert not sound_clips(truth, index)
     guessed = index.assign(class_name=["run", "jump", "jump"])
     assert sound_clips(truth, guessed) == {"b"}
@@ -479,7 +481,7 @@ def test_what_was_trained_is_told_beside_its_average(whole: tuple[Path, Json, st
     top1, of_student = (metrics["arms"]["random"][name]["values"] for name in ("classifier/top1", "student/top1"))
     assert of_student == {seed: value / 2 for seed, value in top1.items()} and len(top1) > 1
     assert "student/top1" not in metrics["arms"]["real"]
-    assert page.count(f"before averaging its weights: {50 * np.mean(list(top1.values())):.1f} % ± ") == 1
+    assert page.count(f"weights of the last step: {50 * np.mean(list(top1.values())):.1f} % ± ") == 1
 
 
 def test_means_are_of_each_number() -> None:

@@ -177,6 +177,11 @@ class ClassifierSettings:
         return own._replace(**{name: value for name, value in given.items() if value is not None})
 
     @property
+    def averages(self) -> bool:
+        """Whether the result is an average of the weights that are trained."""
+        return self.method in SEMI and self.numbers.ema > 0
+
+    @property
     def unlabelled(self) -> int:
         """Clips without labels a step, over all workers."""
         return max(1, round(self.numbers.mu * self.batch_size)) if self.method in SEMI else 0

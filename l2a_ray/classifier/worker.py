@@ -14,7 +14,7 @@ import math
 import time
 from collections.abc import Callable, Generator
 from contextlib import ExitStack, closing
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 
 import pandas as pd
 import ray.train
@@ -69,7 +69,6 @@ class TrainingRun:
         composite: how pairs are composited and labelled.
         settings: what it is and how it is trained.
         teacher: folder of a teacher's probabilities (:mod:`l2a_ray.classifier.teacher`), or None.
-        tracking: who gets the curves, besides TensorBoard.
     """
 
     name: str
@@ -80,7 +79,6 @@ class TrainingRun:
     composite: CompositeSettings
     settings: ClassifierSettings
     teacher: str | None = None
-    tracking: TrackingSettings = field(default_factory=TrackingSettings)
 
     @property
     def done(self) -> bool:
@@ -184,7 +182,7 @@ class _Training:
         """Train from the last checkpoint, or from the start, to the end."""
         first = len(self.history) * self.schedule.steps_per_epoch
         with ExitStack() as stack:
-            tracker = stack.enter_context(closing(self._tracker(first + 1))) if self.rank == 0 else None
+            tracker = stack.enter_context(closing(self._tracker())) if self.rank == 0 else None
             batches = stack.enter_context(closing(self.feed(first, self.total_steps, self.rank, self.workers)))
             for epoch in range(len(self.history), self.epochs):
                 # Dropout, where a network has it, must not depend on what was drawn before a restart.
@@ -197,12 +195,15 @@ class _Training:
         if self.rank == 0:
             self._finish()
 
-    def _tracker(self, first_step: int) -> Tracker:
-        about = self.about
-        config = {"classifier": asdict(self.settings), "composite": asdict(about.composite), "seed": about.seed}
-        return Tracker(about.folder / TRACKED, about.tracking, about.name, config, first_step)
+    def _tracker(self) -> Tracker:
+        """Begin the curves, with what is known of them: a process that was killed may not have sent it all."""
+        tracker = Tracker(self.about.folder / TRACKED, TrackingSettings(), self.about.name, {}, first_step=0)
+        for row in self.history:
+            self._track(tracker, row)
+        return tracker
 
-    def _track(self, tracker: Tracker, row: dict[str, float]) -> None:
+    @staticmethod
+    def _track(tracker: Tracker, row: dict[str, float]) -> None:
         values = {name: value for name, value in row.items() if name not in ("epoch", "step") and math.isfinite(value)}
         tracker.log(int(row["step"]), {f"train/{name}": value for name, value in values.items()})
 

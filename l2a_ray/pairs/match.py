@@ -138,7 +138,8 @@ class Pools:
             return "it has no training clip"
         if not (own & allowed).any():
             return f"its {own.sum()} training clips have pseudo-labels, and match.origins={self.settings.origins}"
-        return f"the masks of all its {(own & allowed).sum()} training clips cover {limit}"
+        which = "training clips" if (own <= allowed).all() else "training clips with labels of their own"
+        return f"the masks of all its {(own & allowed).sum()} {which} cover {limit}"
 
 
 def candidate_pairs(pools: Pools, neighbours: NDArray[np.int64] | None, seed: int) -> Iterator[pa.Table]:

@@ -5,7 +5,6 @@ Only the report, benchmarks and the oracle's arm read it; another stage that did
 
 from collections.abc import Sequence
 
-import numpy as np
 import pandas as pd
 import pyarrow
 
@@ -29,12 +28,16 @@ def read_truth(root: str) -> pd.DataFrame | None:
 
 
 def mark_wrong(pairs: pd.DataFrame, truth: pd.DataFrame, index: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
-    """Add the column ``wrong`` to pairs: whether the foreground does not show what ``foreground_label`` says.
+    """Add the column ``wrong`` to pairs: whether the foreground does not show what its label says.
 
-    A given label may be wrong, and so may a pseudo-label. Where the truth does not know a clip, nothing is wrong.
+    The label is ``foreground_label``, which may be a pseudo-label; the clip's own in pairs without that column, as a
+    user's file may have them. Where the truth does not know a clip, nothing is wrong.
     """
-    shown = pairs["foreground"].map(index.set_index("id")["path"].map(truth.set_index("path")["true_class"]))
-    called = np.array(classes, dtype=object)[pairs["foreground_label"]]
+    clips = index.set_index("id")
+    shown = pairs["foreground"].map(clips["path"].map(truth.set_index("path")["true_class"]))
+    own = pairs.get("foreground_label")
+    labels = pairs["foreground"].map(clips["label"]) if own is None else own
+    called = labels.map(dict(enumerate(classes)))
     return pairs.assign(wrong=shown.notna() & (shown != called))
 
 

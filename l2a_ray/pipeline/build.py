@@ -216,13 +216,13 @@ class Pipeline:
             seed=seed,
             arm=arm,
             workers=settings.workers,
-            tracking=settings.tracking,
         )
 
     @cache  # noqa: B019
     def evaluate(self, arm: str, seed: int) -> Evaluate:
         """What that classifier is worth."""
-        return Evaluate(train=self.train(arm, seed), evaluate=self.settings.evaluate)
+        train = self.train(arm, seed)
+        return Evaluate(train=train, evaluate=self.settings.evaluate, student=train.classifier.averages)
 
     @cache  # noqa: B019
     def validate(self, arm: str, seed: int) -> Validate:

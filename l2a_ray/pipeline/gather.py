@@ -15,7 +15,7 @@ from l2a_ray.outputs.preview import Shown
 from l2a_ray.outputs.report.tables import RunTables, Selection, scored
 from l2a_ray.outputs.settings import CANDIDATES, WORST, PreviewSettings
 from l2a_ray.pairs.labels import GUESSES
-from l2a_ray.pairs.table import open_pairs, read_pairs
+from l2a_ray.pairs.table import ENDS, open_pairs, read_pairs
 from l2a_ray.pairs.truth import read_truth
 from l2a_ray.pipeline.build import Pipeline
 from l2a_ray.pipeline.stage import Stage
@@ -170,7 +170,8 @@ def _selections(pipeline: Pipeline, seeds: Sequence[int]) -> Iterator[Selection]
             stage = pipeline.pairs(arm, seed)
             folder = _folder(pipeline, stage)
             if about.file is not None:
-                yield Selection(arm=arm, seed=seed, pairs=read_table(as_path(about.file)))
+                # Whatever else it says of a clip, training did not read.
+                yield Selection(arm=arm, seed=seed, pairs=read_table(as_path(about.file), columns=ENDS))
             elif stage is not None and folder is not None:
                 pairs = _table(folder, stage.table)
                 assert pairs is not None

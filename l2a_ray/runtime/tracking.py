@@ -17,7 +17,7 @@ Log = Callable[[int, Mapping[str, float]], None]
 
 @dataclass(frozen=True, kw_only=True)
 class TrackingSettings:
-    """Where curves are sent besides the TensorBoard files beside Selectors and classifiers; no result depends on it."""
+    """Where a Selector's curves are sent besides the TensorBoard files beside it; no result depends on it."""
 
     wandb: str | None = setting(None, execution=True)
     """Project of Weights & Biases (`pip install wandb`, `wandb login`)."""
@@ -64,7 +64,6 @@ class Tracker:
         """Send the values of one moment; ``step`` counts the environment's steps, or the optimiser's."""
         for key, value in values.items():
             self._board.add_scalar(key, value, step)
-        self._board.flush()  # a process that is killed sends no more, and what goes on sends only what is new
         for send, _ in self._listeners:
             send(step, values)
         if time.monotonic() > self._copied + COPY_SECONDS:
@@ -82,6 +81,7 @@ class Tracker:
     def _copy(self) -> None:
         self._copied = time.monotonic()
         if self._local:
+            self._board.flush()
             for file in Path(self._local.name).iterdir():
                 write_bytes(self._folder / file.name, file.read_bytes())
 

@@ -15,7 +15,6 @@ from l2a_ray.pipeline.stage import Inputs, Job, Stage
 from l2a_ray.pipeline.stages.clips import Clips, Prepare, Teach, open_store
 from l2a_ray.pipeline.stages.selection import PairSource
 from l2a_ray.pipeline.stages.together import jobs_of, samples, train_together
-from l2a_ray.runtime.tracking import TrackingSettings
 from l2a_ray.storage.files import AnyPath, write_json
 
 if TYPE_CHECKING:
@@ -46,7 +45,6 @@ class Train(Stage):
     seed: int
     arm: str = setting(execution=True)
     workers: WorkerSettings = setting(execution=True)
-    tracking: TrackingSettings = setting(execution=True)
 
     @property
     def title(self) -> str:
@@ -75,7 +73,6 @@ class Train(Stage):
                 composite=stage.composite or CompositeSettings(),
                 settings=stage.classifier,
                 teacher=None if stage.teacher is None else str(inputs.folder(stage.teacher)),
-                tracking=stage.tracking,
             )
             for stage, folder in jobs_of(cls, jobs)
         ]
@@ -88,8 +85,6 @@ class Train(Stage):
 class OfClassifier(Stage):
     """A stage that looks at a classifier."""
 
-    of_students: ClassVar[bool] = False
-    """Whether it looks at the weights that were trained too, where the result is their average."""
     train: Train
     evaluate: Looks
 
@@ -119,15 +114,16 @@ class OfClassifier(Stage):
         if lost := [f"{one.name} {one.left_out}" for one in sets if one.left_out]:
             about = "left out, for want of an actor in most frames or of a scene of another class and source"
             logger.warning("%s: of %d clips %s: %s", cls.name, len(sets[0].clips), about, ", ".join(lost))
-        kept, tested = BackboneFeatures(), []
+        kept, looks = BackboneFeatures(), []
         for stage, folder in jobs_of(OfClassifier, jobs):
-            of = inputs.folder(stage.train)
-            tested.append((stage, of / MODEL, folder))
-            if cls.of_students and (of / STUDENT).is_file():
-                tested.append((stage, of / STUDENT, folder / OF_STUDENT))
-        with Bar(total=len(tested) * sum(len(one.clips) for one in sets), desc=cls.name, unit="clip") as bar:
-            for stage, model, out in tested if sets else []:
-                evaluate_model(model, store, stage.train.classifier, sets, out, stage.evaluate, bar.update, kept)
+            trained = inputs.folder(stage.train)
+            looks.append((stage, trained / MODEL, sets, folder))
+            if isinstance(stage, Evaluate) and stage.student:
+                looks.append((stage, trained / STUDENT, sets[:1], folder / OF_STUDENT))
+        clips = sum(len(one.clips) for _, _, chosen, _ in looks for one in chosen)
+        with Bar(total=clips, desc=cls.name, unit="clip") as bar:
+            for stage, model, chosen, out in looks if sets else []:
+                evaluate_model(model, store, stage.train.classifier, chosen, out, stage.evaluate, bar.update, kept)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -135,9 +131,10 @@ class Evaluate(OfClassifier):
     """What a classifier does on the test split, which nothing before has seen."""
 
     name: ClassVar[str] = "evaluate"
-    version: ClassVar[int] = 3
-    of_students: ClassVar[bool] = True
+    version: ClassVar[int] = 2
     evaluate: EvaluateSettings = field(default_factory=EvaluateSettings)
+    student: bool = False
+    """Whether the weights that were trained are tested too, on the clips as they are: the result is their average."""
 
     def size(self, counts: "Counts") -> float:
         return counts.test * self.evaluate.views * self.evaluate.sets
